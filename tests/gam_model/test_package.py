@@ -1,0 +1,91 @@
+"""The package from outside: documentation, imports, wheel."""
+
+import doctest
+import importlib
+import os
+import pkgutil
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+
+import gam_model
+from gam_model import GAMRegressor
+
+PROJECT = Path(__file__).parents[2] / "gam_model"
+
+
+def run(*command, cwd):
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", [m.name for m in pkgutil.iter_modules(gam_model.__path__)])
+def test_doctests(name):
+    failed, tried = doctest.testmod(importlib.import_module(f"gam_model.{name}"))
+    assert tried > 0
+    assert failed == 0
+
+
+def test_all_names_exist():
+    assert all(hasattr(gam_model, name) for name in gam_model.__all__)
+
+
+def test_serving_needs_neither_statsmodels_nor_pandas(additive, tmp_path):
+    """scikit-learn imports pandas where it finds it, so pandas is barred, not only looked for."""
+    X, y, _ = additive
+    gam = GAMRegressor(df=5).fit(X, y)
+    joblib.dump(gam, tmp_path / "model.joblib")
+    np.save(tmp_path / "rows.npy", X)
+    script = """if True:
+        import sys
+
+        class NoPandas:
+            def find_spec(self, name, path=None, target=None):
+                if name == "pandas":
+                    raise ModuleNotFoundError(name)
+
+        sys.meta_path.insert(0, NoPandas())
+        import joblib, numpy
+        gam = joblib.load("model.joblib")
+        rows = numpy.load("rows.npy")
+        numpy.save("answers.npy", gam.predict(rows))
+        gam.contributions(rows), gam.terms_.predict(rows), gam.summary()
+        loaded = {name.partition(".")[0] for name in sys.modules}
+        print(*loaded & {"statsmodels", "pandas", "matplotlib"})
+    """
+    assert run(sys.executable, "-W", "error", "-c", script, cwd=tmp_path).split() == []
+    assert np.array_equal(np.load(tmp_path / "answers.npy"), gam.predict(X))
+
+
+def test_wheel_works_in_an_empty_environment(tmp_path):
+    source = shutil.copytree(
+        PROJECT, tmp_path / "source", ignore=shutil.ignore_patterns("build", "*.egg-info")
+    )
+    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", "dist", source, cwd=tmp_path)
+    (wheel,) = (tmp_path / "dist").iterdir()
+    assert wheel.name == f"gam_model-{gam_model.__version__}-py3-none-any.whl"
+    modules = {f"gam_model/{path.name}" for path in (PROJECT / "src/gam_model").glob("*.py")}
+    with zipfile.ZipFile(wheel) as archive:
+        assert {name for name in archive.namelist() if ".dist-info/" not in name} == modules
+
+    venv.create(tmp_path / "empty", with_pip=True)
+    python = tmp_path / "empty" / "bin" / "python"
+    run(python, "-m", "pip", "install", wheel, cwd=tmp_path)
+    script = """if True:
+        import importlib.util, numpy
+        from gam_model import GAMRegressor
+        x = numpy.arange(50.0)[:, None]
+        print(GAMRegressor().fit(x, x[:, 0]).predict([[60.0]]).round(6))
+        foreign = ("sagemaker", "boto3", "botocore", "matplotlib")
+        print([name for name in foreign if importlib.util.find_spec(name)])
+    """
+    assert run(python, "-W", "error", "-c", script, cwd=tmp_path) == "[60.]\n[]\n"
