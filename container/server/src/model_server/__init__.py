@@ -1,0 +1,1 @@
+"""SageMaker's serving contract over the hooks of one program."""

@@ -1,0 +1,196 @@
+import http.client
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = Path(sys.executable).parent
+
+
+class Split(NamedTuple):
+    """A train/test split; rows of the tables are features, then the target."""
+
+    train: np.ndarray
+    test: np.ndarray
+
+
+@pytest.fixture(scope="session")
+def gauss3_split():
+    """NIST's Gauss3 as the notebook splits it: a quarter for testing, RandomState(42)."""
+    y, x = np.loadtxt(ROOT / "data" / "Gauss3.dat", skiprows=60, unpack=True)
+    shuffled = np.random.RandomState(42).permutation(len(x))
+    n_test = -(-len(x) // 4)
+    table = np.column_stack([x, y])
+    return Split(train=table[shuffled[n_test:]], test=table[shuffled[:n_test]])
+
+
+def _environ(base: Path, **variables: str) -> dict[str, str]:
+    return {
+        **os.environ,
+        "SAGEMAKER_BASE_DIR": str(base),
+        "SAGEMAKER_PROGRAM": "model_logic.py",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+        **variables,
+    }
+
+
+class TrainingJob:
+    """The real ``train`` in a private /opt/ml tree."""
+
+    def __init__(self, base: Path, files: dict[str, bytes | str], hyperparameters: dict):
+        self.base, self.model_dir = base, base / "model"
+        shutil.copytree(ROOT / "code", base / "code", ignore=shutil.ignore_patterns("__pycache__"))
+        for folder in ("input/config", "input/data", "model", "output/data"):
+            (base / folder).mkdir(parents=True)
+        for name, content in files.items():
+            path = base / "input" / "data" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+        self.configure("hyperparameters", hyperparameters)
+        channels = {name.partition("/")[0]: {"TrainingInputMode": "File"} for name in files}
+        self.configure("inputdataconfig", channels)
+        self.configure("resourceconfig", {"current_host": "localhost", "hosts": ["localhost"]})
+
+    def configure(self, name: str, content: dict) -> None:
+        (self.base / "input" / "config" / f"{name}.json").write_text(json.dumps(content))
+
+    def start(self) -> subprocess.Popen:
+        environ = _environ(
+            self.base,
+            SAGEMAKER_SUBMIT_DIRECTORY=str(self.base / "code"),
+            SAGEMAKER_TRAINING_MODULE="model_server.training:main",
+        )
+        if importlib.util.find_spec("gethostname") is None:  # the toolkit's helper for MPI
+            (self.base / "code" / "gethostname.py").touch()
+            environ["PYTHONPATH"] = str(self.base / "code")
+        return subprocess.Popen(
+            [SCRIPTS / "train"],
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self) -> "TrainingJob":
+        with self.start() as process:
+            self.log, _ = process.communicate(timeout=60)
+        self.exit_code = process.returncode
+        return self
+
+    @property
+    def failure(self) -> str:
+        return (self.base / "output" / "failure").read_text()
+
+
+@pytest.fixture(scope="session")
+def training_job(tmp_path_factory):
+    """Lay out a job: files by channel/name, and hyperparameters as their JSON file has them."""
+
+    def lay_out(files, hyperparameters=None) -> TrainingJob:
+        return TrainingJob(tmp_path_factory.mktemp("job") / "ml", files, hyperparameters or {})
+
+    return lay_out
+
+
+class Response(NamedTuple):
+    status: int
+    content_type: str
+    body: bytes
+
+    @property
+    def json(self):
+        return json.loads(self.body)
+
+
+class Endpoint:
+    """A running ``serve``."""
+
+    def __init__(self, process: subprocess.Popen, host: str, port: int, log: Path):
+        self.process, self.host, self._port, self._log = process, host, port, log
+
+    def request(self, method: str, path: str, body=None, **headers: str) -> Response:
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        with closing(http.client.HTTPConnection(self.host, self._port, timeout=30)) as link:
+            chunked = headers.get("Transfer-Encoding") == "chunked"
+            link.request(method, path, body, headers, encode_chunked=chunked)
+            answer = link.getresponse()
+            return Response(answer.status, answer.headers["Content-Type"], answer.read())
+
+    def invoke(self, body, content_type=None, accept=None) -> Response:
+        headers = {"Content-Type": content_type, "Accept": accept}
+        return self.request(
+            "POST", "/invocations", body, **{k: v for k, v in headers.items() if v}
+        )
+
+    def is_up(self) -> bool:
+        try:
+            return self.request("GET", "/ping").status == 200
+        except OSError:
+            return False
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+
+@pytest.fixture(scope="session")
+def wait_until():
+    """Wait for a condition, not for a time."""
+
+    def wait(condition, seconds=20.0):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "the condition never came true"
+            time.sleep(0.01)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory, wait_until):
+    """Start the real ``serve`` on a free port of loopback; SIGTERM must end it with code 0."""
+
+    @contextmanager
+    def start(base: Path, code_dir: Path = ROOT / "code", **variables: str):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        host = variables.setdefault("MODEL_SERVER_HOST", "127.0.0.1")
+        environ = _environ(
+            base,
+            SAGEMAKER_SUBMIT_DIRECTORY=str(code_dir),
+            SAGEMAKER_BIND_TO_PORT=str(port),
+            **variables,
+        )
+        log = tmp_path_factory.mktemp("serve") / "log"
+        with (
+            log.open("wb") as stream,
+            subprocess.Popen(
+                [SCRIPTS / "serve"], env=environ, stdout=stream, stderr=subprocess.STDOUT
+            ) as process,
+        ):
+            endpoint = Endpoint(process, host, port, log)
+            try:
+                wait_until(lambda: endpoint.is_up() or process.poll() is not None)
+                assert process.poll() is None, endpoint.log
+                yield endpoint
+                process.terminate()
+                assert process.wait(20) == 0
+            finally:
+                process.kill()
+
+    return start
