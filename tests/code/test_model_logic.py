@@ -1,0 +1,383 @@
+import importlib.metadata
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+
+import model_logic
+import payload
+from gam_model import GAMRegressor
+from payload import JSON, PayloadError
+
+CODE = Path(model_logic.__file__).parent
+
+
+def csv(table) -> str:
+    return "".join(",".join(map(repr, row)) + "\n" for row in np.asarray(table).tolist())
+
+
+def people(n_rows=300, seed=0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame(
+        rng.uniform(size=(n_rows, 3)) * [60, 9, 4] + [18, 1, -2],
+        columns=["age", "claims, paid", "debt"],
+    )
+    risk = np.sin(frame["age"] / 9) + frame["debt"] ** 2
+    frame.insert(1, "risk", risk + rng.normal(scale=0.05, size=n_rows))
+    return frame
+
+
+# ---------------------------------------------------------------- the real ``train``
+
+
+@pytest.fixture(scope="module")
+def gauss3_job(training_job, gauss3_split):
+    """CSV without header, as the notebook sends it; other files lie in the channel, too."""
+    return training_job(
+        {
+            "train/train.csv": csv(gauss3_split.train),
+            "train/readme.txt": "not data",
+            "test/test.csv": csv(gauss3_split.test),
+        },
+        {"train-file": '"train.csv"', "test_file": "test.csv", "df": '"15"', "alpha": "1.0"},
+    ).run()
+
+
+def test_gauss3_trains(gauss3_job, gauss3_split):
+    assert gauss3_job.exit_code == 0, gauss3_job.log
+    metrics = {
+        name: float(re.search(rf"{name}=(.*?);", gauss3_job.log)[1])
+        for name in ("r2_train", "rmse_train", "r2_test", "rmse_test")
+    }
+    assert metrics["r2_train"] >= 0.99
+    assert metrics["r2_test"] >= 0.99
+
+    model = model_logic.model_fn(str(gauss3_job.model_dir))
+    x, y = gauss3_split.test.T
+    residual = y - model.regressor.predict(x[:, None])
+    r2 = 1 - residual @ residual / np.sum((y - y.mean()) ** 2)
+    assert metrics["r2_test"] == pytest.approx(r2, rel=1e-5)
+    assert metrics["rmse_test"] == pytest.approx(np.sqrt(np.mean(residual**2)), rel=1e-5)
+    assert "GLMGam" in gauss3_job.log
+
+
+def test_gauss3_is_described(gauss3_job, gauss3_split):
+    assert sorted(path.name for path in gauss3_job.model_dir.iterdir()) == [
+        "model.joblib",
+        "model.json",
+    ]
+    described = json.loads((gauss3_job.model_dir / "model.json").read_text())
+    assert described["format_version"] == 1
+    for name in ("gam-model", "joblib", "numpy", "scikit-learn", "scipy", "statsmodels"):
+        assert described["libraries"][name] == importlib.metadata.version(name)
+    assert described["libraries"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    x = gauss3_split.train[:, 0]
+    assert described["features"] == [{"name": "x0", "min": x.min(), "max": x.max()}]
+    assert described["hyperparameters"] == {
+        "df": 15,
+        "alpha": 1.0,
+        "degree": 3,
+        "extrapolate": "linear",
+    }
+    assert set(described["metrics"]) == {"r2_train", "rmse_train", "r2_test", "rmse_test"}
+    logged = re.search(r"r2_test=(.*?);", gauss3_job.log)[1]
+    assert f"{described['metrics']['r2_test']:.6g}" == logged
+
+
+@pytest.mark.parametrize(
+    ("files", "hyperparameters", "failure"),
+    [
+        ({}, {}, "no channel 'train' (channels: none); pass it to fit()"),
+        (
+            {"train/t.csv": "age,risk\n1,2\n3,x\n"},
+            {},
+            "t.csv: line 3, column 'risk': 'x' is not a number",
+        ),
+        ({"train/t.csv": "1,2\n"}, {"alhpa": "1"}, "'alhpa'; did you mean 'alpha'?"),
+        ({"train/t.csv": "1,2\n2,3\n"}, {"h": "1"}, "unknown hyperparameter 'h'"),
+    ],
+)
+def test_bad_input_fails_the_job_in_one_sentence(training_job, files, hyperparameters, failure):
+    job = training_job(files, hyperparameters).run()
+    assert job.exit_code == 1
+    assert failure in job.failure
+    assert "\n" not in job.failure
+    assert "Traceback" not in job.failure
+    assert list(job.model_dir.iterdir()) == []
+
+
+def test_sigterm_stops_a_long_job(training_job, wait_until):
+    # Some 15 s of work for statsmodels.
+    X = np.random.default_rng(0).normal(size=(40_000, 9))
+    stream = io.BytesIO()
+    np.save(stream, X)
+    job = training_job({"train/t.npy": stream.getvalue()}, {"df": "40"})
+    process = job.start()
+    try:
+        next(line for line in process.stdout if line.startswith("Invoking script"))
+        wait_until(psutil.Process(process.pid).children)
+        (program,) = psutil.Process(process.pid).children()
+        wait_until(lambda: program.cpu_times().user > 2.5)  # it is fitting
+        start = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=10)
+        assert time.monotonic() - start < 2.5
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 1
+    assert "stopped by SIGTERM" in job.failure
+    assert list(job.model_dir.iterdir()) == []
+
+
+def test_sigterm_stops_a_job_whose_program_has_not_begun(training_job):
+    job = training_job({"train/t.csv": "1,2\n"})
+    # The toolkit waits, for a quarter of an hour, until its host's name resolves.
+    hosts = {"current_host": "algo-1.invalid", "hosts": ["algo-1.invalid"]}
+    job.configure("resourceconfig", hosts)
+    process = job.start()
+    try:
+        # What it says last; by then SIGTERM has long had its handler.
+        next(line for line in process.stdout if "abandoning unzipping" in line)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=5)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 1
+    assert job.failure == "stopped by SIGTERM before the program was started"
+    assert list(job.model_dir.iterdir()) == []
+
+
+# ---------------------------------------------------------------- the program itself
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capfd):
+    """Run the program in this process as the toolkit would; return exit code, failure, log."""
+
+    def run(files, *arguments):
+        for folder in ("input", "model"):
+            shutil.rmtree(tmp_path / folder, ignore_errors=True)
+            (tmp_path / folder).mkdir()
+        channels = sorted({name.partition("/")[0] for name in files})
+        for name, content in files.items():
+            path = tmp_path / "input" / name
+            path.parent.mkdir(exist_ok=True)
+            if isinstance(content, pd.DataFrame):
+                content.to_parquet(path)
+            elif isinstance(content, np.ndarray):
+                np.save(path, content)
+            else:
+                path.write_bytes(content.encode() if isinstance(content, str) else content)
+        monkeypatch.setenv("SM_CHANNELS", json.dumps(channels))
+        for channel in channels:
+            monkeypatch.setenv(f"SM_CHANNEL_{channel.upper()}", str(tmp_path / "input" / channel))
+        monkeypatch.setenv("SM_MODEL_DIR", str(tmp_path / "model"))
+        monkeypatch.setenv("SM_OUTPUT_DIR", str(tmp_path / "output"))
+        monkeypatch.setattr(sys, "argv", ["model_logic.py", *arguments])
+        with pytest.raises(SystemExit) as end:
+            model_logic.run(model_logic.add_arguments, model_logic.train)
+        failure = tmp_path / "output" / "failure"
+        log = "".join(capfd.readouterr())
+        return end.value.code, failure.read_text() if failure.exists() else None, log
+
+    handler = signal.getsignal(signal.SIGTERM)
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+    signal.set_wakeup_fd(-1)
+
+
+FRAME = people()
+
+
+@pytest.mark.parametrize(
+    ("files", "arguments"),
+    [
+        ({"train/t.csv": FRAME.to_csv(index=False)}, ["--target", "risk"]),
+        ({"train/t.csv": FRAME.to_csv(index=False)}, ["--target", "1"]),
+        ({"train/t.csv": FRAME.to_csv(index=False)}, ["--target=-3"]),
+        (
+            {
+                "train/1.csv": FRAME[:100].to_csv(index=False),
+                "train/2.csv": "\ufeff"
+                + FRAME[100:200].to_csv(index=False, lineterminator="\r\n"),
+                "train/3.parquet": FRAME[200:],
+            },
+            ["--target", "risk"],
+        ),
+        ({"train/t.parquet": FRAME}, ["--target", '"risk"']),
+        ({"train/t.parquet": FRAME.sample(frac=1, random_state=1)}, ["--target", "risk"]),
+    ],
+    ids=["name", "index", "from the end", "three files", "parquet", "shuffled parquet"],
+)
+def test_trains_from_every_format_with_names(run, tmp_path, files, arguments):
+    code, _, log = run(files, *arguments, "--df", "8", "--alpha", "0.1")
+    assert code == 0, log
+    model = model_logic.model_fn(str(tmp_path / "model"))
+    assert model.features == ["age", "claims, paid", "debt"]
+    assert list(model.regressor.feature_names_in_) == model.features
+    assert "debt" in log  # in statsmodels' summary
+    X = FRAME[model.features].to_numpy()
+    residual = FRAME["risk"] - model.regressor.terms_.predict(X)
+    assert residual.std() < 0.06
+    described = json.loads((tmp_path / "model" / "model.json").read_text())
+    assert described["features"] == [
+        {"name": name, "min": FRAME[name].min(), "max": FRAME[name].max()}
+        for name in model.features
+    ]
+
+
+def test_trains_from_npy_and_headless_csv_alike(run, tmp_path):
+    table = FRAME[["age", "debt", "risk"]].to_numpy()
+    predictions = []
+    for files in ({"train/t.npy": table}, {"train/t.csv": csv(table)}):
+        code, _, log = run(files, "--df=9")
+        assert code == 0, log
+        model = model_logic.model_fn(str(tmp_path / "model"))
+        assert model.features == ["x0", "x1"]
+        predictions.append(model.regressor.predict(table[:, :2]))
+    np.testing.assert_array_equal(*predictions)
+
+
+def test_a_constant_target_and_a_constant_feature_train(run):
+    rows = [[x, 7.0, 0.1] for x in range(20)]
+    code, _, log = run({"train/t.csv": csv(rows)}, "--df=6")
+    assert code == 0, log
+    assert float(re.search(r"rmse_train=(.*?);", log)[1]) == pytest.approx(0, abs=1e-9)
+
+
+ROWS = csv([[x, x * x] for x in range(20)])
+
+
+@pytest.mark.parametrize(
+    ("files", "arguments", "failure"),
+    [
+        ({}, [], "no channel 'train' (channels: none); pass it to fit()"),
+        ({"test/t.csv": ROWS}, [], "no channel 'train' (channels: 'test')"),
+        ({"train/.keep": ""}, [], "channel 'train' holds no file"),
+        ({"train/t.csv": ROWS}, ["--train-file", "u.csv"], "no file 'u.csv' in channel 'train'"),
+        ({"train/t.csv": ""}, [], "t.csv is empty"),
+        ({"train/t.csv": "x,y\n"}, [], "t.csv: there are no rows below the header 'x,y'"),
+        ({"train/t.csv": "1,2\n3,zwei\n"}, [], "t.csv: line 2, column 2: 'zwei' is not a number"),
+        ({"train/t.csv": "x,y\n1,2\n,4\n"}, [], "t.csv: row 2, column 'x' is missing"),
+        ({"train/t.csv": "1,2\n3,nan\n"}, [], "t.csv: row 2, column 2 is missing"),
+        ({"train/t.csv": "1\n2\n"}, [], "t.csv has one column only"),
+        ({"train/t.csv": "1,2\n3,4,5\n"}, [], "t.csv: line 2 has 3 cells where 2 are expected"),
+        ({"train/t.csv": "1,\xff\n".encode("latin-1")}, [], "t.csv is not UTF-8 text"),
+        ({"train/t.npy": b"\x93NUMPY"}, [], "t.npy: the body is not an array in NumPy's npy"),
+        ({"train/t.parquet": b"PAR1"}, [], "t.parquet: not a Parquet file"),
+        ({"train/t.parquet": FRAME.assign(debt="none")}, [], "column 'debt' is"),
+        ({"train/t.csv": ROWS}, ["--aplha", "1"], "'aplha'; did you mean 'alpha'?"),
+        ({"train/t.csv": ROWS}, ["--target", "z"], "target='z' is no column"),
+        ({"train/t.csv": ROWS}, ["--target", "2"], "target='2' is no column"),
+        ({"train/t.csv": ROWS}, ["--df", "21"], "df=21 is too large for the data: no feature has"),
+        ({"train/t.csv": "1,2\n2,3\n"}, [], "df=10 is too large for the data"),
+        ({"train/t.csv": ROWS}, ["--df", "3"], "df must be an integer of at least degree + 1 = 4"),
+        ({"train/t.csv": ROWS}, ["--df", "-1"], "got df=-1"),
+        ({"train/t.csv": ROWS}, ["--df", "ten"], "argument --df: invalid int value: 'ten'"),
+        ({"train/t.csv": ROWS}, ["--alpha", "0"], "got alpha=0.0"),
+        ({"train/t.csv": ROWS}, ["--alpha", "-1"], "got alpha=-1.0"),
+        ({"train/t.csv": ROWS}, ["--alpha", "nan"], "got alpha=nan"),
+        ({"train/t.csv": ROWS}, ["--alpha", "much"], "invalid float value: 'much'"),
+        ({"train/t.csv": ROWS}, ["--degree", "1"], "got degree=1"),
+        ({"train/t.csv": ROWS}, ["--degree", "99"], "got degree=99"),
+        ({"train/t.csv": ROWS}, ["--extrapolate", "guess"], "got extrapolate='guess'"),
+        (
+            {"train/t.csv": ROWS, "test/t.csv": "1,2,3\n"},
+            [],
+            "the columns of channel 'test' are not those of channel 'train'",
+        ),
+        (
+            {"train/t.csv": "x,y\n" + ROWS, "test/t.csv": "y,x\n1,2\n"},
+            [],
+            "the columns of channel 'test' are not those of channel 'train'",
+        ),
+        ({"train/t.csv": ROWS, "test/t.csv": ""}, [], "t.csv is empty"),
+        (
+            {"train/t.csv": "age,y\n" + ROWS, "test/t.csv": "age,y\n5,1\n99,2\n"},
+            ["--extrapolate", "error"],
+            "channel 'test': age = 99 in row 1 lies outside the training range [0, 19]",
+        ),
+    ],
+)
+def test_bad_input_is_answered_by_one_sentence(run, tmp_path, files, arguments, failure):
+    code, written, log = run(files, "--df", "10", *arguments)
+    assert code == 1
+    assert failure in written
+    assert "\n" not in written
+    assert len(written) < 1024
+    assert "Traceback" not in log
+    assert list((tmp_path / "model").iterdir()) == []
+
+
+# ---------------------------------------------------------------- the hooks
+
+
+@pytest.fixture(scope="module")
+def model(gauss3_job):
+    return model_logic.model_fn(str(gauss3_job.model_dir))
+
+
+def test_a_model_of_another_format_is_refused(gauss3_job, tmp_path):
+    shutil.copytree(gauss3_job.model_dir, tmp_path, dirs_exist_ok=True)
+    described = json.loads((tmp_path / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps(described | {"format_version": 2}))
+    with pytest.raises(ValueError, match=r"format_version 2, this program reads 1; train"):
+        model_logic.model_fn(str(tmp_path))
+
+
+def test_explanations_add_up(model):
+    X = np.array([[-50.0], [1], [125.25], [250], [1e4]])
+    answer = model_logic.predict_fn(payload.Table(X), model)
+    np.testing.assert_array_equal(answer.prediction, model.regressor.predict(X))
+    explanation = answer.explain()
+    np.testing.assert_allclose(
+        explanation.base + explanation.values["x0"], answer.prediction, rtol=1e-12
+    )
+    body, _ = model_logic.output_fn(answer, "application/json;explain=true")
+    assert json.loads(body)["scale"] == "response"
+
+
+def test_a_prediction_that_overflows_is_the_clients_error():
+    x = np.linspace(0, 1, 20)[:, None]
+    steep = model_logic.Model(GAMRegressor(df=5).fit(x, 100 * x[:, 0]), ["x0"])
+    with pytest.raises(PayloadError, match="row 1 is so far outside"):
+        model_logic.predict_fn(payload.Table(np.array([[2.0], [np.finfo(float).max]])), steep)
+
+
+def test_serving_needs_no_library_of_training(gauss3_job):
+    # scikit-learn imports pandas, and with it pyarrow, where it finds them: so they are barred.
+    program = f"""
+import sys
+sys.modules["pandas"] = sys.modules["pyarrow"] = None
+import model_logic as m
+model = m.model_fn({str(gauss3_job.model_dir)!r})
+for body, kind in [(b"1\\n2", "text/csv"), (b"[[1], [2]]", "application/json")]:
+    answer = m.predict_fn(m.input_fn(body, kind), model)
+    for accept in ("application/x-npy", "application/jsonlines; explain=true"):
+        m.output_fn(answer, accept)
+heavy = {{"statsmodels", "matplotlib", "sagemaker", "boto3"}}
+print(answer.prediction.shape, sorted(heavy & sys.modules.keys()))
+"""
+    environ = {**os.environ, "PYTHONPATH": str(CODE), "PYTHONDONTWRITEBYTECODE": "1"}
+    answer = subprocess.run(
+        [sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True
+    )
+    assert answer.stdout == "(2,) []\n"
+
+
+def test_a_hook_takes_text_from_servers_that_decode(model):
+    answer = model_logic.predict_fn(model_logic.input_fn("[[1], [2]]", JSON), model)
+    assert answer.prediction.shape == (2,)
