@@ -1,0 +1,91 @@
+"""A container of the image as a process: a private /opt/ml tree, and one command over it."""
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+CODE_DIR = Path(__file__).resolve().parents[1] / "code"
+_SUPERVISOR = Path(__file__).with_name("supervisor.py")
+
+
+class Container:
+    """What ``docker run IMAGE train`` or ``docker run IMAGE serve`` would be, without Docker.
+
+    Parameters
+    ----------
+    folder : Path
+        Everything that the container writes lies below it.
+    program : str
+        The file of code/ that the image was "built" with.
+    """
+
+    def __init__(self, folder: Path, program: str):
+        self.base = folder / "opt" / "ml"
+        self._folder = folder
+        self._program = program
+        self._process: subprocess.Popen | None = None
+        shutil.copytree(CODE_DIR, self.base / "code", ignore=shutil.ignore_patterns("__pycache__"))
+        (self.base / "model").mkdir()
+        (folder / "tmp").mkdir()
+
+    def start(
+        self, command: str, environment: Mapping[str, str], log: Path | None = None
+    ) -> subprocess.Popen:
+        """Start the command.
+
+        Parameters
+        ----------
+        command : {"train", "serve"}
+        environment : mapping of str to str
+            What the request adds to the image's environment.
+        log : Path, optional
+            Where the output goes; by default to the returned process's ``stdout``.
+        """
+        scripts = Path(sys.executable).parent
+        executable = shutil.which(command, path=str(scripts))
+        if executable is None:
+            raise RuntimeError(f"no {command!r} in {scripts}; run 'make setup' first")
+        # What the image's ENV says, with this machine's paths.
+        image = {
+            "PATH": f"{scripts}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+            "SAGEMAKER_BASE_DIR": str(self.base),
+            "SAGEMAKER_PROGRAM": self._program,
+            "SAGEMAKER_SUBMIT_DIRECTORY": str(self.base / "code"),
+            "SAGEMAKER_TRAINING_MODULE": "model_server.training:main",
+            "TMPDIR": str(self._folder / "tmp"),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        if importlib.util.find_spec("gethostname") is None:
+            # The toolkit imports its compiled helper for MPI, which no process job uses, and
+            # which a machine without a compiler lacks.
+            (self.base / "code" / "gethostname.py").touch()
+            image["PYTHONPATH"] = str(self.base / "code")
+        output = {"stdout": subprocess.PIPE, "encoding": "utf-8", "errors": "replace"}
+        with contextlib.ExitStack() as files:
+            if log is not None:
+                output = {"stdout": files.enter_context(log.open("wb"))}
+            self._process = subprocess.Popen(
+                [sys.executable, "-IS", str(_SUPERVISOR), executable],
+                stdin=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                cwd=self._folder,
+                env={**os.environ, **image, **environment},
+                start_new_session=True,  # Ctrl-C is the caller's to handle
+                **output,
+            )
+        return self._process
+
+    def remove(self) -> None:
+        """End the command, if it still runs, and delete what it wrote."""
+        if self._process is not None:
+            self._process.stdin.close()  # tells the supervisor
+            self._process.wait()
+            if self._process.stdout is not None:
+                self._process.stdout.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
