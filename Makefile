@@ -1,0 +1,64 @@
+# The only task runner. `make help` lists the targets.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo notebook test check image lock clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+BASE_IMAGE ?= sagemaker-open-base
+IMAGE ?= gam-model:latest
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: setup ## Train, deploy, predict and explain Gauss3 on this machine, without Docker or AWS
+	@$(BIN)/python -m local_mode.notebook example.ipynb --save build/example.ipynb
+
+notebook: setup ## Open the notebook in JupyterLab
+	$(BIN)/pip install --quiet jupyterlab
+	$(BIN)/jupyter lab example.ipynb
+
+test: .venv/tests ## Run all tests; those that need Docker are left out where there is no engine
+	$(BIN)/python -m pytest
+
+check: .venv/tests ## Check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@if command -v shellcheck >/dev/null; then shellcheck build_and_push.sh .ci/*; \
+		else echo "shellcheck is not installed; the shell scripts were left out"; fi
+
+image: ## Build the image for mode docker, on the open base
+	docker build --platform linux/amd64 --tag $(BASE_IMAGE) container/base
+	docker build --platform linux/amd64 --tag $(IMAGE) --file container/Dockerfile \
+		--build-arg BASE_IMAGE=$(BASE_IMAGE) .
+
+lock: setup ## Pin anew what goes into the images
+	$(BIN)/pip install --quiet uv
+	$(LOCK) container/base/requirements.in --output-file container/base/requirements.txt
+	for program in container/requirements/*.in; do \
+		$(LOCK) gam_model/pyproject.toml container/server/pyproject.toml $$program \
+			--constraint container/base/requirements.txt --output-file $${program%.in}.txt; \
+	done
+
+LOCK = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-annotate \
+	--custom-compile-command "make lock"
+
+setup: .venv/setup ## Make the environment in .venv
+
+.venv/setup: requirements.txt gam_model/pyproject.toml container/server/pyproject.toml
+	@echo "Setting up .venv, once; this takes a minute or two."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed")'
+	@$(PYTHON) -m venv .venv
+# The toolkit compiles a helper for MPI, which nothing here uses; without it, no compiler is needed.
+# Nor may a package without it stay in pip's cache.
+	@CC=true $(BIN)/pip install --quiet --disable-pip-version-check --no-cache-dir --no-deps \
+		--use-pep517 'sagemaker-training>=5.1,<6'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt \
+		--editable gam_model --editable container/server
+	@touch $@
+
+.venv/tests: .venv/setup tests/requirements.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+clean: ## Remove .venv and build
+	rm -rf .venv build
