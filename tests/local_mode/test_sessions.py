@@ -228,13 +228,14 @@ else:
 
 
 @contextlib.contextmanager
-def started(many: bool) -> Iterator[subprocess.Popen]:
+def started(many: bool, folder: Path) -> Iterator[subprocess.Popen]:
     header = (
         f"ROOT, HERE = {str(ROOT)!r}, {str(Path(__file__).parent)!r}\n"
         f"MANY, HYPERPARAMETERS = {many}, {{'df': {40 if many else 5}}}\n"
     )
     with subprocess.Popen(
         [sys.executable, "-B", "-c", header + CHILD],
+        env={**os.environ, "TMPDIR": str(folder)},  # a killed session cannot remove its folder
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -264,8 +265,8 @@ def is_training(process: subprocess.Popen) -> bool:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_training_leaves_no_process(how):
-    with started(many=True) as process:
+def test_an_interrupted_training_leaves_no_process(how, tmp_path):
+    with started(True, tmp_path) as process:
         wait_until(lambda: is_training(process), 120)
         children = descendants(process)
         process.send_signal(how)
@@ -277,8 +278,8 @@ def test_an_interrupted_training_leaves_no_process(how):
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_notebook_leaves_no_endpoint(how):
-    with started(many=False) as process:
+def test_an_interrupted_notebook_leaves_no_endpoint(how, tmp_path):
+    with started(False, tmp_path) as process:
         port = next(int(line.split()[1]) for line in process.stdout if line.startswith("port "))
         assert is_listening(port)
         children = descendants(process)
