@@ -13,10 +13,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from gam_model import GAMRegressor
+from gam_model import GAMClassifier, GAMRegressor
 
 
-@parametrize_with_checks([GAMRegressor()])
+@parametrize_with_checks([GAMRegressor(), GAMRegressor(alpha="auto"), GAMClassifier()])
 def test_scikit_learn(estimator, check):
     check(estimator)
 
@@ -27,10 +27,13 @@ def exactly(message):
 
 class TestParameters:
     @pytest.mark.parametrize(
-        "alpha", [-1, 0, 0.0, np.nan, np.inf, -np.inf, "1", None, True, [1.0], 1j]
+        "alpha", [-1, 0, 0.0, np.nan, np.inf, -np.inf, "1", None, True, [-1.0], [True], 1j]
     )
     def test_alpha(self, gauss3, alpha):
-        message = f"alpha must be a positive finite number, got alpha={alpha!r}"
+        message = (
+            'alpha must be a positive finite number, one a feature, or "auto", '
+            f"got alpha={alpha!r}"
+        )
         with pytest.raises(ValueError, match=exactly(message)):
             GAMRegressor(alpha=alpha).fit(*gauss3)
 
@@ -63,6 +66,7 @@ class TestParameters:
 
     def test_constructor_only_stores(self):
         odd = {"df": "many", "alpha": object(), "degree": None, "extrapolate": 3}
+        odd |= {"family": 1, "link": 2, "criterion": 3, "solver": object()}
         assert clone(GAMRegressor(**odd), safe=False).get_params().keys() == odd.keys()
         assert GAMRegressor(**odd).get_params() == odd
 

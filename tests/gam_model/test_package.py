@@ -30,9 +30,12 @@ def run(*command, cwd):
 
 @pytest.mark.parametrize("name", [m.name for m in pkgutil.iter_modules(gam_model.__path__)])
 def test_doctests(name):
-    failed, tried = doctest.testmod(importlib.import_module(f"gam_model.{name}"))
-    assert tried > 0
-    assert failed == 0
+    assert doctest.testmod(importlib.import_module(f"gam_model.{name}")).failed == 0
+
+
+@pytest.mark.parametrize("name", gam_model.__all__)
+def test_public_objects_have_examples(name):
+    assert doctest.DocTestFinder(recurse=False).find(getattr(gam_model, name))[0].examples
 
 
 def test_all_names_exist():

@@ -1,6 +1,6 @@
 """Generalized additive models that explain every prediction exactly."""
 
-from gam_model._estimators import GAMRegressor
+from gam_model._estimators import GAMClassifier, GAMRegressor
 
 __version__ = "0.1.0"
-__all__ = ["GAMRegressor"]
+__all__ = ["GAMClassifier", "GAMRegressor"]

@@ -1,53 +1,67 @@
-"""scikit-learn's face of the additive model, fitted by statsmodels."""
-
-import warnings
-from numbers import Integral, Real
+"""scikit-learn's faces of the additive model: regression and classification."""
 
 import numpy as np
-from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import validate_data
 
-from gam_model._basis import place_knots
-from gam_model._terms import AdditiveModel, SmoothTerm
-
-EXTRAPOLATIONS = ("linear", "constant", "error")
+from gam_model._additive import AdditiveEstimator
+from gam_model._families import find_family
 
 
-class GAMRegressor(RegressorMixin, BaseEstimator):
+class GAMRegressor(RegressorMixin, AdditiveEstimator):
     """
     Additive model of one penalised B-spline per feature, for a numeric response.
 
-    The prediction is eta(x) = b_0 + sum_j B_j(x_j) b_j, and `fit` minimises, with statsmodels'
-    factor 2,
+    The prediction is mu with g(mu) = eta(x) = b_0 + sum_j B_j(x_j) b_j, and `fit` minimises, with
+    statsmodels' factor 2,
 
-        sum_i (y_i - eta(x_i))^2 + 2 alpha sum_j b_j' S_j b_j,    S_j = integral B_j'' B_j''^T
+        sum_i w_i d(y_i, mu_i) + 2 sum_j alpha_j b_j' S_j b_j,    S_j = integral B_j'' B_j''^T
 
-    The fitted curves are then centred, f_j = B_j b_j - mean_i B_j(x_ij) b_j, which leaves eta as
-    it is and makes f_j(x_j) the exact (interventional) SHAP value of feature j.
+    where d is the family's unit deviance, for the gaussian (y - mu)^2. The fitted curves are then
+    centred, f_j = B_j b_j - mean_i B_j(x_ij) b_j, which leaves eta as it is and makes f_j(x_j)
+    the exact (interventional) SHAP value of feature j on the scale of the link.
 
     Parameters
     ----------
     df : int, default=15
         Number of B-splines of each term at most, at least degree + 1. A column with ties, or with
         fewer distinct values than `df`, gets fewer; a constant column gets no term.
-    alpha : float, default=1.0
+    alpha : float, array-like of shape (n_features,) or "auto", default=1.0
         Weight of the roughness penalty, positive, with the meaning that it has in statsmodels: it
         depends on the units of X (a feature multiplied by 10 asks for 1000 times the alpha) and
-        on the number of rows.
+        on the number of rows. "auto" chooses one for each term by `criterion`.
     degree : int, default=3
         Degree of the splines, 2 to 5. statsmodels integrates S_j exactly for degree 3, and to
-        some per cent for the others.
+        some per cent for the others; the stream exactly for all.
     extrapolate : {"linear", "constant", "error"}, default="linear"
         How a curve goes on outside its training range: along its tangent, level, or not at all.
         "error" lets through what lies outside by the rounding of float32 only.
+    family : {"gaussian", "binomial", "poisson", "gamma"}, default="gaussian"
+        Distribution of the response; "binomial" is for proportions.
+    link : str, optional
+        gaussian: "identity" or "log"; binomial: "logit", "probit" or "cloglog"; poisson: "log" or
+        "sqrt"; gamma: "log" or "inverse". By default the first.
+    criterion : {"reml", "gcv"}, default="reml"
+        What alpha="auto" optimises: restricted likelihood, or generalised cross-validation.
+    solver : {"auto", "stream", "statsmodels"}, default="auto"
+        "statsmodels" is GLMGam, for the gaussian family with identity link and a given alpha.
+        "stream" needs no memory beyond X whatever the number of rows, and does all the rest.
+        "auto" takes statsmodels where it can.
 
     Attributes
     ----------
     intercept_ : float
-        Mean prediction over the training rows, in the units of y.
+        Mean eta over the training rows.
     terms_ : AdditiveModel
         The fitted model, frozen into knots and coefficients; its `predict` and `contributions`
         skip scikit-learn's validation.
+    alpha_ : ndarray of shape (n_features,)
+        Penalty weight of each term; NaN for a column without a term.
+    edf_ : ndarray of shape (n_features,)
+        Effective degrees of freedom of each term; 1 is a straight line.
+    scale_ : float
+        Residual variance, or the family's dispersion.
     n_features_in_ : int
         Number of features seen by `fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -62,7 +76,9 @@ class GAMRegressor(RegressorMixin, BaseEstimator):
     ----------
     Eilers and Marx (1996), "Flexible smoothing with B-splines and penalties",
     Statistical Science 11(2).
-    Wood (2017), "Generalized Additive Models", 2nd edition, sections 4.2 and 5.3.
+    Wood (2017), "Generalized Additive Models", 2nd edition, sections 4.2, 5.3 and 6.1.
+    Wood and Fasiolo (2017), "A generalized Fellner-Schall method for smoothing parameter
+    optimization", Biometrics 73.
 
     Examples
     --------
@@ -77,22 +93,42 @@ class GAMRegressor(RegressorMixin, BaseEstimator):
     array([[ 0.99, -1.  ]])
     """
 
-    def __init__(self, df=15, alpha=1.0, degree=3, extrapolate="linear"):
+    def __init__(
+        self,
+        df=15,
+        alpha=1.0,
+        degree=3,
+        extrapolate="linear",
+        *,
+        family="gaussian",
+        link=None,
+        criterion="reml",
+        solver="auto",
+    ):
         self.df = df
         self.alpha = alpha
         self.degree = degree
         self.extrapolate = extrapolate
+        self.family = family
+        self.link = link
+        self.criterion = criterion
+        self.solver = solver
 
-    def fit(self, X, y):
+    def fit(self, X, y, sample_weight=None, offset=None):
         """
-        Fit the curves by penalised least squares.
+        Fit the curves by penalised likelihood.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             Features, finite.
         y : array-like of shape (n_samples,)
-            Response, finite.
+            Response, finite, and what the family can be.
+        sample_weight : array-like of shape (n_samples,), optional
+            How often each row counts: a weight of 2 is the row twice, one of 0 is no row.
+        offset : array-like of shape (n_samples,), optional
+            Added to eta with no coefficient, as the log of the exposure for counts. `predict`
+            answers for an offset of 0.
 
         Returns
         -------
@@ -105,32 +141,9 @@ class GAMRegressor(RegressorMixin, BaseEstimator):
             If a parameter is out of bounds, or X or y are not finite numbers of matching shapes.
         """
         self._check_parameters()
+        family, link = find_family(self.family, self.link)
         X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
-        y = y.astype(np.float64, copy=False)
-        names = getattr(self, "feature_names_in_", [f"x{j}" for j in range(X.shape[1])])
-        knots = {
-            j: t
-            for j, x in enumerate(X.T)
-            if (t := place_knots(x, self.df, self.degree)) is not None
-        }
-        if knots:
-            self.intercept_, curves, self._summary = _fit_glmgam(
-                X[:, list(knots)],
-                y,
-                knots=list(knots.values()),
-                degree=int(self.degree),
-                alpha=float(self.alpha),
-                names=[str(names[j]) for j in knots],
-            )
-        else:
-            self.intercept_, curves = float(y.mean()), []
-            self._summary = "Every column of X is constant: the model is the mean of y."
-        terms = tuple(
-            SmoothTerm(j, str(names[j]), t, coef, self.extrapolate)
-            for (j, t), coef in zip(knots.items(), curves, strict=True)
-        )
-        self.terms_ = AdditiveModel(self.intercept_, terms, self.n_features_in_)
-        return self
+        return self._fit(X, y.astype(np.float64, copy=False), family, link, sample_weight, offset)
 
     def predict(self, X):
         """
@@ -144,7 +157,7 @@ class GAMRegressor(RegressorMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_samples,), float64
-            Predictions, in the units of y.
+            mu, in the units of y.
 
         Raises
         ------
@@ -154,9 +167,127 @@ class GAMRegressor(RegressorMixin, BaseEstimator):
         X = self._validate(X)
         return self.terms_.predict(X)
 
-    def contributions(self, X):
+
+class GAMClassifier(ClassifierMixin, AdditiveEstimator):
+    """
+    Additive model of one penalised B-spline per feature, for one of two classes.
+
+    P(y = classes_[1] | x) = g^-1(b_0 + sum_j f_j(x_j)), the binomial `GAMRegressor` of the
+    second class, with the same parameters and attributes.
+
+    Parameters
+    ----------
+    df : int, default=15
+        Number of B-splines of each term at most.
+    alpha : float, array-like of shape (n_features,) or "auto", default="auto"
+        Weight of the roughness penalty, or how to get it.
+    degree : int, default=3
+        Degree of the splines, 2 to 5.
+    extrapolate : {"linear", "constant", "error"}, default="linear"
+        How a curve goes on outside its training range.
+    link : {"logit", "probit", "cloglog"}, default="logit"
+        Link between probability and eta.
+    criterion : {"reml", "gcv"}, default="reml"
+        What alpha="auto" optimises.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (2,)
+        The labels, in order.
+    intercept_ : float
+        Mean eta over the training rows.
+    terms_ : AdditiveModel
+        The fitted model; its `predict` gives the probability of `classes_[1]`.
+    alpha_ : ndarray of shape (n_features,)
+        Penalty weight of each term.
+    edf_ : ndarray of shape (n_features,)
+        Effective degrees of freedom of each term.
+    scale_ : float
+        1, the binomial's dispersion.
+    n_features_in_ : int
+        Number of features seen by `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X had names that are all strings.
+
+    References
+    ----------
+    Wood (2017), "Generalized Additive Models", 2nd edition, section 6.1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gam_model import GAMClassifier
+    >>> x = np.linspace(-3, 3, 200)
+    >>> label = np.where(np.sin(25 * x) < x, "above", "below")
+    >>> gam = GAMClassifier().fit(x[:, None], label)
+    >>> gam.predict([[-2.0], [2.0]])
+    array(['below', 'above'], dtype='<U5')
+    """
+
+    solver = "stream"
+
+    def __init__(
+        self,
+        df=15,
+        alpha="auto",
+        degree=3,
+        extrapolate="linear",
+        *,
+        link="logit",
+        criterion="reml",
+    ):
+        self.df = df
+        self.alpha = alpha
+        self.degree = degree
+        self.extrapolate = extrapolate
+        self.link = link
+        self.criterion = criterion
+
+    def __sklearn_tags__(self):
+        """Tell scikit-learn that two classes are what it can do."""
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        return tags
+
+    def fit(self, X, y, sample_weight=None):
         """
-        Split each prediction into the contributions of the features, which are its SHAP values.
+        Fit the curves by penalised likelihood.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features, finite.
+        y : array-like of shape (n_samples,)
+            Labels of two classes, of any type.
+        sample_weight : array-like of shape (n_samples,), optional
+            How often each row counts.
+
+        Returns
+        -------
+        GAMClassifier
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of bounds, X is not finite, or there are not two classes.
+        """
+        self._check_parameters()
+        family, link = find_family("binomial", self.link)
+        X, y = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        if len(self.classes_) != 2:
+            raise ValueError(
+                "Only binary classification is supported: y must hold two classes, got "
+                f"{len(self.classes_)} class(es); for more, wrap this estimator in "
+                "sklearn.multiclass.OneVsRestClassifier"
+            )
+        return self._fit(X, codes.astype(float), family, link, sample_weight)
+
+    def decision_function(self, X):
+        """
+        Predict on the scale of the link.
 
         Parameters
         ----------
@@ -165,97 +296,43 @@ class GAMRegressor(RegressorMixin, BaseEstimator):
 
         Returns
         -------
-        ndarray of shape (n_samples, n_features), float64
-            f_j(x_ij), in the units of y, of mean 0 over the training rows; `intercept_` plus the
-            sum of a row is its prediction.
-
-        Raises
-        ------
-        ValueError
-            As `predict`.
+        ndarray of shape (n_samples,), float64
+            eta; with the logit link, the log-odds of `classes_[1]`.
         """
         X = self._validate(X)
-        return self.terms_.contributions(X)
+        return self.terms_.eta(X)
 
-    def summary(self):
+    def predict_proba(self, X):
         """
-        Describe the fit, in statsmodels' words.
+        Predict the probability of each class.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features, finite.
 
         Returns
         -------
-        str
-            The summary of statsmodels' GLMGam, as it was at the time of `fit`: its coefficients
-            are those before centring. One sentence where there is no such summary.
+        ndarray of shape (n_samples, 2), float64
+            Probabilities, in the order of `classes_`.
         """
-        check_is_fitted(self)
-        return self._summary
+        X = self._validate(X)
+        second = self.terms_.predict(X)
+        return np.column_stack([1 - second, second])
 
-    def _validate(self, X):
-        check_is_fitted(self)
-        return validate_data(self, X, dtype=np.float64, reset=False)
+    def predict(self, X):
+        """
+        Predict the more probable class.
 
-    def _check_parameters(self):
-        df, alpha, degree = self.df, self.alpha, self.degree
-        if not _is(Integral, degree) or not 2 <= degree <= 5:
-            raise ValueError(f"degree must be an integer from 2 to 5, got degree={degree!r}")
-        if not _is(Integral, df) or df < degree + 1:
-            raise ValueError(
-                f"df must be an integer of at least degree + 1 = {degree + 1}, got df={df!r}"
-            )
-        if not _is(Real, alpha) or not 0 < alpha < np.inf:
-            raise ValueError(f"alpha must be a positive finite number, got alpha={alpha!r}")
-        if self.extrapolate not in EXTRAPOLATIONS:
-            raise ValueError(
-                f"extrapolate must be one of {EXTRAPOLATIONS}, "
-                f"got extrapolate={self.extrapolate!r}"
-            )
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features, finite.
 
-
-def _is(kind, value):
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def _fit_glmgam(X, y, knots, degree, alpha, names):
-    """Return the intercept, each term's centred coefficients, and statsmodels' summary."""
-    # Here and not above: serving a fitted model must not pay for, or need, statsmodels.
-    from statsmodels.gam.generalized_additive_model import GLMGam, penalized_wls
-    from statsmodels.gam.smooth_basis import BSplines
-    from statsmodels.tools.sm_exceptions import SingularMatrixWarning
-
-    bases = BSplines(
-        X,
-        df=[len(t) - degree - 1 for t in knots],
-        degree=[degree] * len(knots),
-        variable_names=names,
-        knot_kwds=[{"all_knots": t} for t in knots],
-    )
-    model = GLMGam(y, exog=np.ones((len(y), 1)), smoother=bases, alpha=alpha)
-
-    with warnings.catch_warnings():
-        # Collinear columns are no error: the solution of least norm predicts as well as any.
-        warnings.simplefilter("ignore", SingularMatrixWarning)
-        # P-IRLS with an identity link is this one step; GLMGam.fit has no answer to an exact fit.
-        penalty = model.penal.penalty_matrix(alpha=model.alpha)
-        step = penalized_wls(y, model.exog, penalty, np.ones(len(y)))
-        residual = abs(y - model.exog @ step.params).max()
-        edf = np.sum(model.exog @ step.normalized_cov_params * model.exog)
-        rounding = 2e-8 + 1e-12 * abs(y).max()  # statsmodels takes 1e-8 for exact at any scale
-        if residual <= rounding or len(y) - edf < 0.01:
-            summary = (
-                f"The fit is exact (largest residual {residual:.1e}): "
-                "there is no residual variance to take standard errors from."
-            )
-        else:
-            # It divides a first guess of the scale, which cancels; for a wide basis it is 0.
-            model.df_resid = max(model.df_resid, 1)
-            summary = model.fit(start_params=step.params).summary().as_text()
-
-    # B-splines sum to one, so a curve is centred by shifting its coefficients, that of the
-    # dropped first B-spline, 0, included.
-    intercept, curves = step.params[0], []
-    for columns in bases.mask:
-        coef = step.params[1:][columns]
-        mean = bases.basis[:, columns].mean(axis=0) @ coef
-        intercept += mean
-        curves.append(np.append(0.0, coef) - mean)
-    return float(intercept), curves, summary
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Labels out of `classes_`.
+        """
+        second = self.predict_proba(X)[:, 1] > 0.5
+        return self.classes_[second.astype(int)]

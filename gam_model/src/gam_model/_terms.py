@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gam_model._basis import fold_spline
+from gam_model._families import LINKS
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,17 +114,19 @@ class AdditiveModel:
     """
     A fitted additive model: what a server needs of an estimator, without its validation.
 
-    eta(x) = intercept + sum_j f_j(x_j), summed in the order of `terms`, so that a row's answer is
-    the same to the last bit whichever rows come with it.
+    g(mu) = eta(x) = intercept + sum_j f_j(x_j), summed in the order of `terms`, so that a row's
+    answer is the same to the last bit whichever rows come with it.
 
     Parameters
     ----------
     intercept : float
-        Mean prediction over the training rows, in the units of y.
+        Mean eta over the training rows.
     terms : tuple of SmoothTerm
         The smooth functions; a feature without a term contributes 0.
     n_features : int
         Number of columns of X.
+    link : str, default="identity"
+        Name of the link g.
 
     Examples
     --------
@@ -138,6 +141,32 @@ class AdditiveModel:
     intercept: float
     terms: tuple[SmoothTerm, ...]
     n_features: int
+    link: str = "identity"
+
+    def eta(self, X):
+        """
+        Predict on the scale of the link.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Finite values.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+            eta, on the scale of the link.
+
+        Raises
+        ------
+        ValueError
+            If `X` has another shape, or lies outside the training range and extrapolate="error".
+        """
+        X = self._as_rows(X)
+        eta = np.full(len(X), self.intercept)
+        for term in self.terms:
+            eta += term(X[:, term.feature])
+        return eta
 
     def predict(self, X):
         """
@@ -151,18 +180,14 @@ class AdditiveModel:
         Returns
         -------
         ndarray of shape (n_samples,), float64
-            Predictions, in the units of y.
+            mu, in the units of y.
 
         Raises
         ------
         ValueError
-            If `X` has another shape, or lies outside the training range and extrapolate="error".
+            As `eta`.
         """
-        X = self._as_rows(X)
-        eta = np.full(len(X), self.intercept)
-        for term in self.terms:
-            eta += term(X[:, term.feature])
-        return eta
+        return LINKS[self.link].inverse(self.eta(X))
 
     def contributions(self, X):
         """
@@ -176,12 +201,12 @@ class AdditiveModel:
         Returns
         -------
         ndarray of shape (n_samples, n_features), float64
-            f_j(x_ij), in the units of y; `intercept` plus the sum of a row is its prediction.
+            f_j(x_ij), on the scale of the link; `intercept` plus the sum of a row is its eta.
 
         Raises
         ------
         ValueError
-            As `predict`.
+            As `eta`.
         """
         X = self._as_rows(X)
         values = np.zeros(X.shape)

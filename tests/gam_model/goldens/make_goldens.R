@@ -1,0 +1,139 @@
+# Remake the golden files beside this script: Rscript make_goldens.R
+# Needs R and mgcv only. README.md explains what is in the files.
+
+library(mgcv)
+
+here <- dirname(normalizePath(sub("^--file=", "", grep("^--file=", commandArgs(), value = TRUE))))
+
+# Simulated columns are rounded to what the files hold, so that both fits read the same numbers.
+round10 <- function(x) signif(x, 10)
+seed <- function(s) set.seed(s, kind = "Mersenne-Twister", normal.kind = "Inversion")
+
+gauss3 <- function() {
+  table <- read.table(file.path(here, "../../../data/Gauss3.dat"), skip = 60)
+  data.frame(y = table[[1]], x = table[[2]])
+}
+
+null_term <- function(n = 400) {
+  seed(101)
+  x1 <- runif(n)
+  x2 <- rnorm(n)
+  data.frame(y = sin(2 * pi * x1) + rnorm(n, sd = 0.5), x1, x2)
+}
+
+linear_term <- function(n = 400) {
+  seed(102)
+  x1 <- runif(n, -1, 1)
+  x2 <- runif(n, 0, 2 * pi)
+  data.frame(y = 2 * x1 + sin(x2) + rnorm(n, sd = 0.4), x1, x2)
+}
+
+binary <- function(n = 1000) {
+  seed(103)
+  x1 <- runif(n)
+  x2 <- rnorm(n)
+  data.frame(y = rbinom(n, 1, plogis(1.5 * sin(2 * pi * x1) + 0.6 * x2^2 - 0.6)), x1, x2)
+}
+
+counts <- function(n = 500) {
+  seed(104)
+  x1 <- runif(n)
+  x2 <- runif(n, 0, 100)
+  data.frame(y = rpois(n, exp(0.8 + 0.7 * sin(2 * pi * x1) + cos(x2 / 20))), x1, x2)
+}
+
+gamma_log <- function(n = 500) {
+  seed(105)
+  x1 <- runif(n)
+  x2 <- rgamma(n, shape = 3)
+  mu <- exp(1 + 0.8 * sin(2 * pi * x1) + log1p(x2))
+  data.frame(y = rgamma(n, shape = 4, scale = mu / 4), x1, x2)
+}
+
+weights_prior <- function(n = 300) {
+  seed(106)
+  x1 <- runif(n)
+  x2 <- runif(n, -2, 2)
+  weights <- runif(n, 0.2, 5)
+  y <- 4 * x1 * (1 - x1) + exp(-x2^2) + rnorm(n, sd = 0.3) / sqrt(weights)
+  data.frame(y, x1, x2, weights)
+}
+
+# Boundary knots at the range, repeated four times; k - 4 inner knots at equally spaced quantiles.
+cubic_knots <- function(x, k) {
+  inner <- quantile(x, seq(0, 1, length.out = k - 2)[-c(1, k - 2)], type = 7, names = FALSE)
+  c(rep(min(x), 4), inner, rep(max(x), 4))
+}
+
+json <- function(x) {
+  if (is.list(x)) {
+    inside <- sprintf('"%s": %s', names(x), vapply(x, json, ""))
+    return(paste0("{\n", paste(inside, collapse = ",\n"), "\n}"))
+  }
+  text <- if (is.null(x)) "null"
+  else if (is.character(x)) sprintf('"%s"', x)
+  else if (is.logical(x)) tolower(x)
+  else sprintf("%.10g", x)
+  if (inherits(x, "AsIs")) text <- paste0("[", paste(text, collapse = ","), "]")
+  text
+}
+
+golden <- function(name, data, family = gaussian(), k = 15) {
+  data <- as.data.frame(lapply(data, round10))
+  features <- setdiff(names(data), c("y", "weights"))
+  knots <- lapply(data[features], cubic_knots, k = k)
+  weights <- if (is.null(data$weights)) rep(1, nrow(data)) else data$weights
+
+  smooths <- sprintf('s(%s, bs = "bs", k = %d, m = c(3, 2))', features, k)
+  fit <- gam(
+    reformulate(smooths, "y"), family, cbind(data[c("y", features)], w = weights), weights = w,
+    knots = knots, method = "REML",
+    # The penalty stays the plain integral of the squared second derivative.
+    control = gam.control(scalePenalty = FALSE, epsilon = 1e-12, newton = list(conv.tol = 1e-9))
+  )
+  stopifnot(
+    fit$converged,
+    vapply(fit$smooth, function(s) s$S.scale == 1, NA),
+    mapply(function(s, t) identical(s$knots, t), fit$smooth, knots)
+  )
+
+  grid <- as.data.frame(lapply(data[features], function(x) {
+    round10(seq(min(x), max(x), length.out = 50))
+  }))
+  curves <- predict(fit, grid, type = "terms", se.fit = TRUE)
+  terms <- lapply(seq_along(features), function(j) {
+    inner <- knots[[j]][5:k]
+    list(
+      inner_knots = I(inner), grid = I(grid[[j]]),
+      fit = I(curves$fit[, j]), se = I(curves$se.fit[, j])
+    )
+  })
+
+  content <- list(
+    name = name, mgcv = as.character(packageVersion("mgcv")), n = nrow(data),
+    family = tolower(fit$family$family), link = fit$family$link, k = k, features = I(features),
+    sp = I(unname(fit$sp)),
+    edf = I(vapply(fit$smooth, function(s) sum(fit$edf[s$first.para:s$last.para]), 0)),
+    scale_estimated = fit$scale.estimated, scale = fit$sig2,
+    reml_scale = fit$reml.scale, deviance = deviance(fit), intercept = unname(coef(fit)[1]),
+    reml = as.vector(fit$gcv.ubre), eta = I(unname(fit$linear.predictors[1:20])),
+    terms = setNames(terms, features), data = lapply(data, I)
+  )
+  path <- file.path(here, paste0(name, ".json"))
+  writeLines(json(content), path)
+  stopifnot(file.size(path) < 60e3)
+  cat(sprintf(
+    "%-12s %6d bytes  edf %s  sp %s  scale %.4g  gradient %.1g  %s\n", name, file.size(path),
+    paste(sprintf("%.3f", content$edf), collapse = " "),
+    paste(sprintf("%.4g", content$sp), collapse = " "), content$scale,
+    max(abs(fit$outer.info$grad)), fit$outer.info$conv
+  ))
+}
+
+golden("gauss3", gauss3(), k = 20)
+golden("null_term", null_term())
+golden("linear_term", linear_term())
+golden("binary", binary(), binomial())
+golden("counts", counts(), poisson())
+golden("gamma", gamma_log(), Gamma(link = "log"))
+golden("weights", weights_prior())
