@@ -68,7 +68,8 @@ def predict_fn(table: Table, model: Model) -> Answer:
 
     def explain() -> Explanation:
         values = dict(zip(model.features, terms.contributions(X).T, strict=True))
-        return Explanation(terms.intercept, values, scale="response")
+        scale = "response" if terms.link == "identity" else "link"
+        return Explanation(terms.intercept, values, scale)
 
     return Answer(prediction, explain)
 
@@ -84,12 +85,20 @@ def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the hyperparameters."""
     parser.add_argument("--df", type=int, default=15)
-    parser.add_argument("--alpha", type=float, default=1.0)
+    parser.add_argument("--alpha", type=number_or_auto, default=1.0)
     parser.add_argument("--degree", type=int, default=3)
     parser.add_argument("--extrapolate", default="linear")
     parser.add_argument("--target", default="-1", help="name or index of the target's column")
     parser.add_argument("--train-file", help="one file of the channel train; else all of them")
     parser.add_argument("--test-file", help="one file of the channel test; else all of them")
+
+
+def number_or_auto(text: str) -> float | str:
+    """Read a hyperparameter that may be chosen from the data."""
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'auto'") from None
 
 
 def train(job: Job, arguments: argparse.Namespace) -> None:
