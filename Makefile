@@ -1,6 +1,6 @@
 # The only task runner. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebook test check image lock clean
+.PHONY: help setup demo notebook test check bench image lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -25,6 +25,12 @@ check: .venv/tests ## Check style
 	$(BIN)/ruff format --check .
 	@if command -v shellcheck >/dev/null; then shellcheck build_and_push.sh .ci/*; \
 		else echo "shellcheck is not installed; the shell scripts were left out"; fi
+
+bench: ## Fit the same rows with gam_model and its peers, and print the ratios
+	@$(PYTHON) -m venv build/bench  # of its own: pyGAM holds scipy back
+	@build/bench/bin/pip install --quiet --disable-pip-version-check \
+		-r benchmarks/requirements.txt --editable gam_model
+	build/bench/bin/python benchmarks/bench.py
 
 image: ## Build the image for mode docker, on the open base
 	docker build --platform linux/amd64 --tag $(BASE_IMAGE) container/base

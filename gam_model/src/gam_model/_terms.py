@@ -1,5 +1,6 @@
 """The fitted model, frozen: an intercept and one centred smooth function per feature."""
 
+from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,6 +63,13 @@ class SmoothTerm:
         for name, array in frozen.items():
             array.flags.writeable = False
             object.__setattr__(self, name, array)
+        # For one value at a time, where a call into NumPy costs more than the arithmetic.
+        object.__setattr__(self, "_steps", self._breaks.tolist())
+        object.__setattr__(
+            self,
+            "_by_piece",
+            list(zip(self._origins.tolist(), *self._pieces.tolist(), strict=True)),
+        )
 
     def __reduce__(self):
         """Pickle knots and coefficients; the polynomials are folded again on loading."""
@@ -95,6 +103,33 @@ class SmoothTerm:
         for coef in self._pieces[1:]:
             value *= step
             value += coef[piece]
+        return value
+
+    def at(self, x):
+        """
+        Evaluate the term at one value, to the same bits as in an array.
+
+        Parameters
+        ----------
+        x : float
+            Value of the feature.
+
+        Returns
+        -------
+        float
+            Contribution of the feature, on the scale of the link.
+
+        Raises
+        ------
+        ValueError
+            As for arrays.
+        """
+        if self.extrapolate == "error":
+            self._refuse_outside(np.array([x]))
+        origin, value, *coefs = self._by_piece[bisect_right(self._steps, x)]
+        step = x - origin
+        for coef in coefs:
+            value = value * step + coef
         return value
 
     def _refuse_outside(self, x):
@@ -163,6 +198,11 @@ class AdditiveModel:
             If `X` has another shape, or lies outside the training range and extrapolate="error".
         """
         X = self._as_rows(X)
+        if len(X) == 1:
+            (row,), total = X.tolist(), self.intercept
+            for term in self.terms:
+                total += term.at(row[term.feature])
+            return np.array([total])
         eta = np.full(len(X), self.intercept)
         for term in self.terms:
             eta += term(X[:, term.feature])
