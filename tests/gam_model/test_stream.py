@@ -139,6 +139,14 @@ def test_an_exact_line_is_found_exactly(additive):
     assert_allclose(GAMRegressor(alpha="auto").fit(X, y).predict(X), y, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("family", ["gaussian", "gamma"])
+def test_little_noise_is_no_reason_to_stop_early(family):
+    x = np.linspace(0, 3, 400)
+    y = np.exp(np.sin(x)) * (1 + 1e-7 * np.cos(50 * x))
+    gam = GAMRegressor(df=40, alpha=1e-9, family=family, link="log").fit(x[:, None], y)
+    assert_allclose(gam.predict(x[:, None]), y, rtol=3e-6)
+
+
 @pytest.mark.parametrize(
     ("family", "y", "message"),
     [

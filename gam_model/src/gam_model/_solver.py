@@ -17,7 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 CHUNK = 4096  # rows: a chunk's design fits into the cache of a core
 _CACHED = 2**23  # values of the basis that are kept for the next pass: 128 MB with their columns
-_EXACT = 1e-4  # of the deviance at the start: what is left of an exact fit
+_SEPARATED = 1e-4  # of the deviance at the start: what is left where the classes are told apart
 _SMALLEST_PIVOT = 1e-13  # of a matrix with a unit diagonal; below it, columns are collinear
 
 
@@ -213,8 +213,8 @@ def iterate(rows, family, link, choose, coef=None, tol=1e-10, max_iter=200):
     coef : ndarray of shape (n_coef,), optional
         Where to start.
     tol : float, default=1e-10
-        Change of the coefficients, relative to themselves, that ends the iteration; so does a fit
-        that is exact.
+        Change of the coefficients, relative to themselves, that ends the iteration; so do classes
+        that are told apart.
     max_iter : int, default=200
         Number of passes after which it ends with a `ConvergenceWarning`.
 
@@ -246,8 +246,9 @@ def iterate(rows, family, link, choose, coef=None, tol=1e-10, max_iter=200):
             step = (coef + step) / 2
         change = np.inf if coef is None else size @ (step - coef) ** 2
         coef = step
-        # At no deviance left, as of separable classes, eta would only go on towards infinity.
-        if change <= tol**2 * (size @ coef**2) or normal.deviance <= _EXACT * initial:
+        # Of separable classes eta would go on towards infinity for as long as one lets it.
+        separated = family.name == "binomial" and normal.deviance <= _SEPARATED * initial
+        if separated or change <= tol**2 * (size @ coef**2):
             return Fit(normal, weights, solution._replace(coef=coef))
     warnings.warn(
         f"the fit has not settled in {max_iter} steps; are the classes separable, or is alpha "
