@@ -161,14 +161,24 @@ def wait_until():
 
 
 @pytest.fixture(scope="session")
-def serve(tmp_path_factory, wait_until):
+def free_port():
+    """Find a port of loopback that nobody listens on."""
+
+    def find() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory, wait_until, free_port):
     """Start the real ``serve`` on a free port of loopback; SIGTERM must end it with code 0."""
 
     @contextmanager
     def start(base: Path, code_dir: Path = ROOT / "code", **variables: str):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         host = variables.setdefault("MODEL_SERVER_HOST", "127.0.0.1")
         environ = _environ(
             base,

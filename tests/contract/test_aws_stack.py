@@ -10,7 +10,6 @@ import http.client
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -122,11 +121,9 @@ class Stack(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def stack(releases, base, wait_until):
+def stack(releases, base, wait_until, free_port):
     """The stack with one worker, as AWS's image starts it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = {
         "PYTHONPATH": f"{releases}{os.pathsep}{base / 'code'}",
         "SAGEMAKER_BASE_DIR": str(base),

@@ -4,7 +4,6 @@ import contextlib
 import http.client
 import json
 import shutil
-import socket
 import subprocess
 
 import pytest
@@ -19,12 +18,6 @@ INDEXES = (
     "application/vnd.docker.distribution.manifest.list.v2+json",
     "application/vnd.oci.image.index.v1+json",
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def get(host: str, path: str, accept: str = "*/*") -> tuple[int, str, bytes]:
@@ -42,7 +35,7 @@ def answers(host: str) -> bool:
 
 
 @pytest.fixture
-def registry(docker, containers, need, wait_for, wait_until, tmp_path):
+def registry(docker, containers, need, wait_for, wait_until, free_port, tmp_path):
     """The address of a registry on loopback: Debian's program, else the one from Docker Hub."""
     port = free_port()
     host = f"127.0.0.1:{port}"

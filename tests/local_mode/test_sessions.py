@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -247,13 +246,6 @@ def started(many: bool, folder: Path) -> Iterator[subprocess.Popen]:
             process.kill()
 
 
-def wait_until(condition, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-
-
 def descendants(process: subprocess.Popen) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
@@ -265,7 +257,7 @@ def is_training(process: subprocess.Popen) -> bool:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_training_leaves_no_process(how, tmp_path):
+def test_an_interrupted_training_leaves_no_process(how, tmp_path, wait_until):
     with started(True, tmp_path) as process:
         wait_until(lambda: is_training(process), 120)
         children = descendants(process)
