@@ -16,7 +16,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from gam_model import GAMClassifier, GAMRegressor
 
 
-@parametrize_with_checks([GAMRegressor(), GAMRegressor(alpha="auto"), GAMClassifier()])
+@parametrize_with_checks([GAMRegressor(), GAMRegressor(alpha=1.0), GAMClassifier()])
 def test_scikit_learn(estimator, check):
     check(estimator)
 
@@ -67,6 +67,7 @@ class TestParameters:
     def test_constructor_only_stores(self):
         odd = {"df": "many", "alpha": object(), "degree": None, "extrapolate": 3}
         odd |= {"family": 1, "link": 2, "criterion": 3, "solver": object()}
+        odd |= {"categorical_features": 4}
         assert clone(GAMRegressor(**odd), safe=False).get_params().keys() == odd.keys()
         assert GAMRegressor(**odd).get_params() == odd
 
@@ -79,7 +80,7 @@ class TestTables:
     def test_names_are_kept(self, table, additive):
         gam = GAMRegressor(extrapolate="error").fit(table, additive[1])
         assert_array_equal(gam.feature_names_in_, table.columns)
-        assert "income_s0" in gam.summary()
+        assert "income" in gam.summary().as_text()
         with pytest.raises(ValueError, match="income = 101 in row 2"):
             gam.predict(table.assign(income=np.where(table.index == 2, 101, table.income)))
 
@@ -91,7 +92,7 @@ class TestTables:
     def test_names_are_forgotten_by_a_fit_without(self, table, additive):
         gam = GAMRegressor().fit(table, additive[1]).fit(*additive[:2])
         assert not hasattr(gam, "feature_names_in_")
-        assert "x2_s0" in gam.summary()
+        assert "x2" in gam.summary().as_text()
 
 
 def test_pipeline_and_grid_search(gauss3):
@@ -133,7 +134,8 @@ class TestConstantColumns:
         y = np.arange(n) ** 2.0
         gam = GAMRegressor().fit(np.ones((n, 3)), y)
         assert_allclose(gam.predict(np.zeros((2, 3))), y.mean())
-        assert "mean of y" in gam.summary()
+        assert gam.summary_frame()["statistic"].isna().all()
+        gam.summary().as_text()
 
 
 class TestTiedColumns:
@@ -182,7 +184,8 @@ class TestExactFits:
         x = np.linspace(0, 1, 50)[:, None]
         gam = GAMRegressor().fit(x, 1 + 2 * x[:, 0])
         assert_allclose(gam.predict([[-1.0], [0.3], [5.0]]), [-1, 1.6, 11], rtol=1e-6)
-        assert gam.summary().startswith("The fit is exact (largest residual")
+        assert gam.scale_ < 1e-12
+        gam.summary().as_text()
 
     @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
     @pytest.mark.parametrize("n", [2, 3, 8, 40])
@@ -192,7 +195,7 @@ class TestExactFits:
         gam = GAMRegressor().fit(X, y)
         assert np.isfinite(gam.predict(X)).all()
         assert gam.score(X, y) > 0
-        assert "nan" not in gam.summary()
+        gam.summary().as_text()
 
 
 def test_duplicated_columns_change_no_prediction_but_for_the_penalty(additive):
@@ -203,13 +206,13 @@ def test_duplicated_columns_change_no_prediction_but_for_the_penalty(additive):
     assert_allclose(two.predict(np.hstack([X, X])), one.predict(X), rtol=1e-6)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_only_finite_values(additive, bad):
+@pytest.mark.parametrize("bad", [-np.inf, np.inf])
+def test_no_infinite_values(additive, bad):
     X, y, _ = additive
     gam = GAMRegressor(df=5).fit(X, y)
     X = X.copy()
     X[3, 1] = bad
-    with pytest.raises(ValueError, match="Input X contains"):
+    with pytest.raises(ValueError, match="Input X contains infinity"):
         gam.predict(X)
-    with pytest.raises(ValueError, match="Input X contains"):
+    with pytest.raises(ValueError, match="Input X contains infinity"):
         GAMRegressor().fit(X, y)

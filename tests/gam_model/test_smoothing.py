@@ -58,6 +58,34 @@ def test_curves_are_mgcvs(name, tolerance):
     assert_allclose(gam.scale_ * unit, golden["scale"], rtol=tolerance)
 
 
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    [
+        ("gauss3", 1e-5),
+        ("null_term", 1e-3),
+        ("linear_term", 1e-3),
+        ("counts", 1e-2),
+        ("gamma", 1e-2),
+        ("binary", 5e-2),
+    ],
+)
+def test_tables_are_mgcvs(name, tolerance):
+    """As close as the smoothing parameters are; see test_smoothing."""
+    golden = load(name)
+    gam, _ = fit(golden)
+    frame, statistics = gam.summary_frame(), gam.statistics_
+    assert_allclose(frame["ref_df"], golden["ref_df"], rtol=tolerance)
+    assert_allclose(frame["statistic"], golden["statistic"], rtol=tolerance)
+    # R prints what is below 1e-16 as 0.
+    assert_allclose(frame["p_value"], golden["p_value"], atol=max(1e-6, tolerance / 100))
+    assert statistics.aic == pytest.approx(golden["aic"], abs=1)
+    assert statistics.null_deviance == pytest.approx(golden["null_deviance"])
+    assert statistics.deviance == pytest.approx(golden["deviance"], rel=tolerance)
+    for j, curve in enumerate(golden["terms"].values()):
+        variance = gam._posterior.term_variance(j, np.array(curve["grid"]))
+        assert_allclose(np.sqrt(variance), curve["se"], rtol=tolerance)
+
+
 def test_a_null_term_has_no_curve_and_no_slope():
     golden = load("null_term")
     gam, X = fit(golden)

@@ -1,6 +1,19 @@
 """Generalized additive models that explain every prediction exactly."""
 
-from gam_model._estimators import GAMClassifier, GAMRegressor
+import importlib
 
 __version__ = "0.1.0"
-__all__ = ["GAMClassifier", "GAMRegressor"]
+__all__ = ["AdditiveModel", "GAMClassifier", "GAMRegressor"]
+
+_HOMES = {"AdditiveModel": "_terms", "GAMClassifier": "_estimators", "GAMRegressor": "_estimators"}
+
+
+def __getattr__(name):
+    """Import when asked: a server that loads an `AdditiveModel` needs no scikit-learn."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gam_model' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"gam_model.{_HOMES[name]}"), name)
+
+
+def __dir__():
+    return [*globals(), *__all__]

@@ -1,10 +1,10 @@
-"""The B-spline basis of one term: where its knots lie, and what a spline is between them."""
+"""The basis of each term, B-splines or levels, and what of it is penalised."""
 
 import numpy as np
 from scipy.interpolate import BSpline, PPoly
 
 
-def place_knots(x, df, degree, weight=None):
+def place_knots(x, df, degree, weight=None, ends=None):
     """
     Place the knots of one feature's B-splines at its quantiles, as statsmodels does, without ties.
 
@@ -22,6 +22,8 @@ def place_knots(x, df, degree, weight=None):
         Degree of the splines.
     weight : ndarray of shape (n_samples,), optional
         How often each value counts.
+    ends : tuple of float, optional
+        Least and greatest value, where `x` is a sample that may lack them.
 
     Returns
     -------
@@ -40,7 +42,7 @@ def place_knots(x, df, degree, weight=None):
     >>> place_knots(np.array([0.0, 1.0, 1.0]), df=6, degree=2)
     array([0., 0., 0., 1., 1., 1.])
     """
-    low, high = x.min(), x.max()
+    low, high = ends or (x.min(), x.max())
     if high - low <= 8 * np.spacing(max(abs(low), abs(high))):  # constant but for rounding
         return None
     df = min(df, max(np.unique(x).size, degree + 1))
@@ -135,22 +137,206 @@ def penalize_curvature(knots, degree):
     return curvature.T @ (curvature * (half * weights).ravel()[:, None])
 
 
+class SplineBasis:
+    """
+    The B-splines of one column, and one function more for its missing cells, if there are any.
+
+    The first B-spline is left out of the model, as B-splines sum to the column of ones. A row has
+    degree + 1 values that are not zero; only these are worked out. A missing cell has a 1 in the
+    last function and 0 in all others.
+
+    Parameters
+    ----------
+    feature : int
+        Column of X.
+    knots : ndarray of shape (n_splines + degree + 1,) or None
+        All knots in ascending order; None for a column that is constant where it isn't missing.
+    degree : int
+        Degree of the splines.
+    missing : bool, default=False
+        Whether cells are missing.
+
+    Attributes
+    ----------
+    size : int
+        Number of functions, the one left out included.
+    left_out : int
+        Number of functions left out, the first ones.
+    slots : int
+        Number of functions that may be other than zero in one row.
+    """
+
+    def __init__(self, feature, knots, degree, missing=False):
+        self.feature, self.knots, self.degree, self.missing = feature, knots, degree, missing
+        self.left_out = 0 if knots is None else 1
+        self.n_splines = 0 if knots is None else len(knots) - degree - 1
+        self.size = self.n_splines + missing
+        self.slots = (degree + 1) * self.left_out + missing
+
+    def penalties(self):
+        """Return the penalty matrices of what is not left out, along the diagonal."""
+        matrices = []
+        if self.left_out:
+            matrices.append(penalize_curvature(self.knots, self.degree)[1:, 1:])
+        if self.missing:
+            matrices.append(np.ones((1, 1)))
+        return matrices
+
+    def evaluate(self, x):
+        """
+        Evaluate what is not zero.
+
+        Parameters
+        ----------
+        x : ndarray of shape (n_samples,)
+            Values inside the knots' range, or NaN.
+
+        Returns
+        -------
+        columns : ndarray of shape (n_samples, slots), int
+            The functions.
+        values : ndarray of shape (n_samples, slots)
+            Their values.
+        """
+        columns = np.full((len(x), self.slots), self.n_splines)
+        values = np.empty(columns.shape)
+        if self.missing:
+            hole = np.isnan(x)
+            values[:, -1] = hole
+            if self.left_out:
+                x = np.where(hole, self.knots[0], x)
+        if self.left_out:
+            order = self.degree + 1
+            matrix = BSpline.design_matrix(x, self.knots, self.degree)
+            columns[:, :order] = matrix.indices.reshape(-1, order)
+            values[:, :order] = matrix.data.reshape(-1, order)
+            if self.missing:
+                values[hole, :order] = 0.0
+        return columns, values
+
+    def design(self, x, extrapolate, mean):
+        """
+        Evaluate all functions, beyond the range of the knots too.
+
+        Parameters
+        ----------
+        x : ndarray of shape (n_samples,)
+            Any values.
+        extrapolate : {"linear", "constant", "error"}
+            How the functions go on beyond the range.
+        mean : ndarray of shape (size,)
+            What stands in for a missing cell, if there were none in training.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, size)
+            Values of the functions.
+        """
+        hole, rows = np.isnan(x), np.zeros((len(x), self.size))
+        if self.left_out:
+            ends = self.knots[[0, -1]]
+            inside = np.clip(np.where(hole, ends[0], x), *ends)
+            matrix = BSpline.design_matrix(inside, self.knots, self.degree)
+            rows[:, : self.n_splines] = matrix.toarray()
+            if extrapolate != "constant":
+                slopes = BSpline(self.knots, np.eye(self.n_splines), self.degree)(ends, nu=1)
+                beyond = np.where(hole, 0.0, x - inside)
+                rows[:, : self.n_splines] += beyond[:, None] * slopes[(beyond > 0).astype(int)]
+        rows[hole] = np.eye(self.size)[-1] if self.missing else mean
+        return rows
+
+
+class LevelBasis:
+    """
+    The levels of one categorical column, with their effects penalised towards their mean.
+
+    The penalty is the sum of the squared effects, so no level needs to be left out: a level with
+    few rows is drawn to the base, as a random effect is. Missing cells are a level like others.
+
+    Parameters
+    ----------
+    feature : int
+        Column of X, which holds the levels' codes 0, 1, ..., and NaN for missing cells.
+    n_levels : int
+        Number of levels.
+    missing : bool, default=False
+        Whether cells are missing.
+
+    Attributes
+    ----------
+    size, left_out, slots : int
+        As in `SplineBasis`.
+
+    References
+    ----------
+    Wood (2017), "Generalized Additive Models", 2nd edition, section 5.8.
+    """
+
+    left_out, slots = 0, 1
+
+    def __init__(self, feature, n_levels, missing=False):
+        self.feature, self.n_levels, self.missing = feature, n_levels, missing
+        self.size = n_levels + missing
+
+    def penalties(self):
+        """Return the penalty matrix of all effects."""
+        return [np.eye(self.size)]
+
+    def evaluate(self, x):
+        """
+        Evaluate what is not zero.
+
+        Parameters
+        ----------
+        x : ndarray of shape (n_samples,)
+            Codes, or NaN.
+
+        Returns
+        -------
+        columns : ndarray of shape (n_samples, 1), int
+            The levels.
+        values : ndarray of shape (n_samples, 1)
+            Ones.
+        """
+        levels = np.where(np.isnan(x), self.n_levels, x).astype(np.intp)
+        return levels[:, None], np.ones((len(x), 1))
+
+    def design(self, x, extrapolate, mean):
+        """
+        Evaluate all functions, as `SplineBasis.design` does; an unseen level is -1.
+
+        Parameters
+        ----------
+        x : ndarray of shape (n_samples,)
+            Codes, -1 or NaN.
+        extrapolate : str
+            Not used.
+        mean : ndarray of shape (size,)
+            What stands in for an unseen level.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, size)
+            Indicators of the levels.
+        """
+        codes = np.where(np.isnan(x), self.n_levels if self.missing else -1, x).astype(int)
+        rows = np.eye(self.size)[codes]
+        rows[codes < 0] = mean
+        return rows
+
+
 class Basis:
     """
-    The B-splines of all terms side by side, after a column of ones.
+    The functions of all terms side by side, after a column of ones.
 
-    Each row has degree + 1 values per term that are not zero; only these are worked out. A term's
-    first B-spline is left out of the model, as B-splines sum to the column of ones. The others
-    are turned so that the curvature penalty is diagonal: the first coefficient of a term is then
+    A term's coefficients are turned so that its penalty is diagonal: the first of a spline is then
     its straight line, which goes unpenalised, and no digits are lost to it when the rest is
     penalised to nothing.
 
     Parameters
     ----------
-    knots : dict of int to ndarray
-        Knots of each term, by the column of X that it reads.
-    degree : int
-        Degree of the splines.
+    terms : list of SplineBasis or LevelBasis
+        The terms.
 
     Attributes
     ----------
@@ -160,33 +346,47 @@ class Basis:
         The columns that are not left out, the intercept's first.
     blocks : list of slice
         Coefficients of each term, among those kept.
+    penalties : list of slice
+        Coefficients under each smoothing parameter: a term's own, then that of its missing cells.
+    owners : ndarray of shape (n_penalties,), int
+        The term that each of them belongs to.
     turn : ndarray of shape (n_coef, n_coef)
-        From the model's coefficients to those of the B-splines; orthogonal, block by block.
+        From the model's coefficients to those of the functions; orthogonal, block by block.
     curvature : ndarray of shape (n_coef,)
-        Integrated squared second derivative of each of the model's coefficients, at size 1.
+        What the penalty makes of each of the model's coefficients, at size 1: for splines the
+        integrated squared second derivative.
 
     Examples
     --------
-    >>> basis = Basis({0: np.array([0.0, 0, 0, 1, 1, 1])}, degree=2)
+    >>> basis = Basis([SplineBasis(0, np.array([0.0, 0, 0, 1, 1, 1]), degree=2)])
     >>> columns, values = basis.evaluate(np.array([[0.5]]))
     >>> columns, values
     (array([[1, 2, 3]]), array([[0.25, 0.5 , 0.25]]))
     """
 
-    def __init__(self, knots, degree):
-        self.knots = knots
-        self.degree = degree
-        sizes = np.array([len(t) - degree - 1 for t in knots.values()], dtype=int)
+    def __init__(self, terms):
+        self.terms = terms
+        sizes = np.array([term.size for term in terms], dtype=int)
+        left_out = np.array([term.left_out for term in terms], dtype=int)
         self._starts = 1 + np.cumsum(sizes) - sizes
         self.width = 1 + int(sizes.sum())
-        self.kept = np.setdiff1d(np.arange(self.width), self._starts)
-        ends = 1 + np.cumsum(sizes - 1)
-        self.blocks = [slice(e - k + 1, e) for e, k in zip(ends, sizes, strict=True)]
+        self.kept = np.setdiff1d(np.arange(self.width), self._starts[left_out > 0])
+        ends = 1 + np.cumsum(sizes - left_out)
+        self.blocks = [slice(e - k, e) for e, k in zip(ends, sizes - left_out, strict=True)]
         self.turn, self.curvature = np.eye(len(self.kept)), np.zeros(len(self.kept))
-        for block, t in zip(self.blocks, knots.values(), strict=True):
-            curvature, axes = np.linalg.eigh(penalize_curvature(t, degree)[1:, 1:])
-            curvature[0] = 0.0  # the straight line's, but for rounding
-            self.turn[block, block], self.curvature[block] = axes, curvature
+        self.penalties, owners = [], []
+        for k, (term, block) in enumerate(zip(terms, self.blocks, strict=True)):
+            start = block.start
+            for matrix in term.penalties():
+                own = slice(start, start + len(matrix))
+                curvature, axes = np.linalg.eigh(matrix)
+                if start == block.start and term.left_out:
+                    curvature[0] = 0.0  # the straight line's, but for rounding
+                self.turn[own, own], self.curvature[own] = axes, curvature
+                self.penalties.append(own)
+                owners.append(k)
+                start = own.stop
+        self.owners = np.array(owners, dtype=int)
 
     def evaluate(self, X):
         """
@@ -195,24 +395,22 @@ class Basis:
         Parameters
         ----------
         X : ndarray of shape (n_samples, n_features)
-            Values inside the knots' range.
+            Training rows.
 
         Returns
         -------
-        columns : ndarray of shape (n_samples, n_terms * (degree + 1)), int
+        columns : ndarray of shape (n_samples, n_slots), int
             Columns in which a row's values stand.
         values : ndarray of the same shape
-            B-spline values, in the features' units to the power of 0.
+            Values of the functions.
         """
-        order = self.degree + 1
-        columns = np.empty((len(X), len(self.knots) * order), dtype=np.intp)
+        stops = np.cumsum([term.slots for term in self.terms], dtype=int)
+        columns = np.empty((len(X), stops[-1] if len(stops) else 0), dtype=np.intp)
         values = np.empty(columns.shape)
-        for k, (feature, knots) in enumerate(self.knots.items()):
-            x = np.ascontiguousarray(X[:, feature])
-            matrix = BSpline.design_matrix(x, knots, self.degree)
-            own = slice(k * order, (k + 1) * order)
-            columns[:, own] = matrix.indices.reshape(-1, order) + self._starts[k]
-            values[:, own] = matrix.data.reshape(-1, order)
+        for term, start, stop in zip(self.terms, self._starts, stops, strict=True):
+            own = slice(stop - term.slots, stop)
+            functions, values[:, own] = term.evaluate(np.ascontiguousarray(X[:, term.feature]))
+            np.add(functions, start, out=columns[:, own])
         return columns, values
 
     def expand(self, coef):
@@ -227,7 +425,7 @@ class Basis:
         Returns
         -------
         ndarray of shape (width,)
-            The B-splines' coefficients, 0 for those left out.
+            The functions' coefficients, 0 for those left out.
         """
         full = np.zeros(self.width)
         full[self.kept] = self.turn @ coef
@@ -235,17 +433,17 @@ class Basis:
 
     def penalize(self, weights):
         """
-        Weigh the curvature of each term.
+        Weigh each penalty.
 
         Parameters
         ----------
-        weights : ndarray of shape (n_terms,)
-            lambda_j of each.
+        weights : ndarray of shape (n_penalties,)
+            lambda of each.
 
         Returns
         -------
         ndarray of shape (n_coef,)
             Diagonal of the penalty matrix.
         """
-        sizes = [block.stop - block.start for block in self.blocks]
+        sizes = [own.stop - own.start for own in self.penalties]
         return self.curvature * np.append(0.0, np.repeat(weights, sizes))

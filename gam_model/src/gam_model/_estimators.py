@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import assert_all_finite, column_or_1d
 
 from gam_model._additive import AdditiveEstimator
 from gam_model._families import find_family
@@ -27,10 +27,12 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
     df : int, default=15
         Number of B-splines of each term at most, at least degree + 1. A column with ties, or with
         fewer distinct values than `df`, gets fewer; a constant column gets no term.
-    alpha : float, array-like of shape (n_features,) or "auto", default=1.0
-        Weight of the roughness penalty, positive, with the meaning that it has in statsmodels: it
+    alpha : float, array-like of shape (n_features,) or "auto", default="auto"
+        Weight of the roughness penalty. "auto" chooses one for each term by `criterion`, whatever
+        the units of X and y. A positive number has the meaning that it has in statsmodels: it
         depends on the units of X (a feature multiplied by 10 asks for 1000 times the alpha) and
-        on the number of rows. "auto" chooses one for each term by `criterion`.
+        on the number of rows. Of categorical columns, and of the effect of missing cells, it
+        weighs the squared effects.
     degree : int, default=3
         Degree of the splines, 2 to 5. statsmodels integrates S_j exactly for degree 3, and to
         some per cent for the others; the stream exactly for all.
@@ -44,10 +46,13 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         "sqrt"; gamma: "log" or "inverse". By default the first.
     criterion : {"reml", "gcv"}, default="reml"
         What alpha="auto" optimises: restricted likelihood, or generalised cross-validation.
-    solver : {"auto", "stream", "statsmodels"}, default="auto"
-        "statsmodels" is GLMGam, for the gaussian family with identity link and a given alpha.
-        "stream" needs no memory beyond X whatever the number of rows, and does all the rest.
-        "auto" takes statsmodels where it can.
+    categorical_features : "from_dtype", None or array-like, default="from_dtype"
+        Categorical columns: those of a pandas or polars frame that are text or of a categorical
+        type; none; or a list of names or positions, or a mask.
+    solver : {"stream", "statsmodels"}, default="stream"
+        "stream" needs no memory beyond X whatever the number of rows. "statsmodels" is GLMGam, for
+        reference: it finds the same coefficients, for numeric columns, the gaussian family with
+        identity link and a given alpha.
 
     Attributes
     ----------
@@ -62,6 +67,11 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         Effective degrees of freedom of each term; 1 is a straight line.
     scale_ : float
         Residual variance, or the family's dispersion.
+    feature_importances_ : ndarray of shape (n_features,)
+        Mean size of each feature's contributions over the training rows, on the scale of the link.
+    statistics_ : Statistics
+        Figures of merit, a named tuple: n_rows, edf (the intercept's included), residual_df,
+        scale, deviance, null_deviance, explained (of 1), log_likelihood, aic, gcv.
     n_features_in_ : int
         Number of features seen by `fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -69,8 +79,12 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
 
     Notes
     -----
-    Columns that repeat one another share one effect; their sum is determined, their shares in it
-    are not.
+    A categorical column has one effect for each level, penalised towards their mean. A missing
+    cell, in a column that has any, is a level of its own. A level that `fit` has not seen, or a
+    missing cell in a column that had none, contributes 0, with a warning.
+
+    A binary column is a straight line; a column with few distinct values has as many B-splines; a
+    constant one has no term. Columns that repeat one another share one effect in equal parts.
 
     References
     ----------
@@ -96,14 +110,15 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
     def __init__(
         self,
         df=15,
-        alpha=1.0,
+        alpha="auto",
         degree=3,
         extrapolate="linear",
         *,
         family="gaussian",
         link=None,
         criterion="reml",
-        solver="auto",
+        categorical_features="from_dtype",
+        solver="stream",
     ):
         self.df = df
         self.alpha = alpha
@@ -112,6 +127,7 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         self.family = family
         self.link = link
         self.criterion = criterion
+        self.categorical_features = categorical_features
         self.solver = solver
 
     def fit(self, X, y, sample_weight=None, offset=None):
@@ -121,7 +137,7 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Features, finite.
+            Features: numbers, of which none is infinite, and in frames categories.
         y : array-like of shape (n_samples,)
             Response, finite, and what the family can be.
         sample_weight : array-like of shape (n_samples,), optional
@@ -138,12 +154,9 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         Raises
         ------
         ValueError
-            If a parameter is out of bounds, or X or y are not finite numbers of matching shapes.
+            If a parameter is out of bounds, or X or y are no numbers of matching shapes.
         """
-        self._check_parameters()
-        family, link = find_family(self.family, self.link)
-        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
-        return self._fit(X, y.astype(np.float64, copy=False), family, link, sample_weight, offset)
+        return self._fit([(X, y, sample_weight, offset)])
 
     def predict(self, X):
         """
@@ -152,7 +165,7 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Features, finite.
+            Features, as in `fit`.
 
         Returns
         -------
@@ -166,6 +179,20 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         """
         X = self._validate(X)
         return self.terms_.predict(X)
+
+    _y_numeric = True
+
+    def _find_family(self):
+        return find_family(self.family, self.link)
+
+    def _forget_response(self):
+        pass
+
+    def _learn_response(self, y):
+        return False
+
+    def _read_response(self, y):
+        return y.astype(np.float64, copy=False)
 
 
 class GAMClassifier(ClassifierMixin, AdditiveEstimator):
@@ -189,6 +216,8 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         Link between probability and eta.
     criterion : {"reml", "gcv"}, default="reml"
         What alpha="auto" optimises.
+    categorical_features : "from_dtype", None or array-like, default="from_dtype"
+        Categorical columns.
 
     Attributes
     ----------
@@ -204,6 +233,10 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         Effective degrees of freedom of each term.
     scale_ : float
         1, the binomial's dispersion.
+    feature_importances_ : ndarray of shape (n_features,)
+        Mean size of each feature's contributions over the training rows, on the scale of the link.
+    statistics_ : Statistics
+        Figures of merit.
     n_features_in_ : int
         Number of features seen by `fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -235,6 +268,7 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         *,
         link="logit",
         criterion="reml",
+        categorical_features="from_dtype",
     ):
         self.df = df
         self.alpha = alpha
@@ -242,6 +276,7 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         self.extrapolate = extrapolate
         self.link = link
         self.criterion = criterion
+        self.categorical_features = categorical_features
 
     def __sklearn_tags__(self):
         """Tell scikit-learn that two classes are what it can do."""
@@ -256,7 +291,7 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Features, finite.
+            Features: numbers, of which none is infinite, and in frames categories.
         y : array-like of shape (n_samples,)
             Labels of two classes, of any type.
         sample_weight : array-like of shape (n_samples,), optional
@@ -272,18 +307,7 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         ValueError
             If a parameter is out of bounds, X is not finite, or there are not two classes.
         """
-        self._check_parameters()
-        family, link = find_family("binomial", self.link)
-        X, y = validate_data(self, X, y, dtype=np.float64)
-        check_classification_targets(y)
-        self.classes_, codes = np.unique(y, return_inverse=True)
-        if len(self.classes_) != 2:
-            raise ValueError(
-                "Only binary classification is supported: y must hold two classes, got "
-                f"{len(self.classes_)} class(es); for more, wrap this estimator in "
-                "sklearn.multiclass.OneVsRestClassifier"
-            )
-        return self._fit(X, codes.astype(float), family, link, sample_weight)
+        return self._fit([(X, y, sample_weight, None)])
 
     def decision_function(self, X):
         """
@@ -292,7 +316,7 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Features, finite.
+            Features, as in `fit`.
 
         Returns
         -------
@@ -309,7 +333,7 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Features, finite.
+            Features, as in `fit`.
 
         Returns
         -------
@@ -327,7 +351,7 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Features, finite.
+            Features, as in `fit`.
 
         Returns
         -------
@@ -336,3 +360,29 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         """
         second = self.predict_proba(X)[:, 1] > 0.5
         return self.classes_[second.astype(int)]
+
+    _y_numeric = False
+
+    def _find_family(self):
+        return find_family("binomial", self.link)
+
+    def _forget_response(self):
+        self.classes_ = np.empty(0)
+
+    def _learn_response(self, y):
+        if y is not None:  # else it is refused where it is read
+            y = column_or_1d(y)
+            assert_all_finite(y, input_name="y")
+            check_classification_targets(y)
+            labels = np.unique(y)
+            self.classes_ = np.union1d(self.classes_, labels) if self.classes_.size else labels
+        return True
+
+    def _read_response(self, y):
+        if len(self.classes_) != 2:
+            raise ValueError(
+                "Only binary classification is supported: y must hold two classes, got "
+                f"{len(self.classes_)} class(es); for more, wrap this estimator in "
+                "sklearn.multiclass.OneVsRestClassifier"
+            )
+        return np.searchsorted(self.classes_, y).astype(np.float64)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit, logit, ndtr, ndtri, xlogy
+from scipy.special import expit, gammaln, logit, ndtr, ndtri, xlogy
 
 _TINY = np.finfo(float).tiny
 # mu of a binomial stays this far from 0 and 1, so that its weights and its deviance are finite.
@@ -69,7 +69,13 @@ class Family:
     domain : str
         What y must be, in words.
     accepts : callable
-        Whether all of y is that.
+        Whether y from its least to its greatest value is that.
+    generator : callable
+        t(y), elementwise; for weights w of sum n, sum w d(y, mean) / 2 = sum w t(y) - n t(mean).
+    log_base : callable
+        What a row with mu = y adds to the log-likelihood, elementwise, but for `log_scale`.
+    log_scale : callable
+        What the scale adds to it.
     start : callable
         A first mu from y and its mean, inside the bounds.
     scale : float or None
@@ -86,7 +92,10 @@ class Family:
     unit_deviance: Callable[[np.ndarray, np.ndarray], np.ndarray]
     bounds: tuple[float, float]
     domain: str
-    accepts: Callable[[np.ndarray], bool]
+    accepts: Callable[[float, float], bool]
+    generator: Callable[[np.ndarray], np.ndarray]
+    log_base: Callable[[np.ndarray], np.ndarray]
+    log_scale: Callable[[float], float]
     start: Callable[[np.ndarray, float], np.ndarray]
     scale: float | None
 
@@ -101,7 +110,10 @@ FAMILIES = {
             unit_deviance=lambda y, mu: (y - mu) ** 2,
             bounds=(-np.inf, np.inf),
             domain="finite",
-            accepts=lambda y: True,
+            accepts=lambda low, high: True,
+            generator=lambda y: y * y / 2,
+            log_base=np.zeros_like,
+            log_scale=lambda scale: -0.5 * np.log(2 * np.pi * scale),
             start=lambda y, mean: (y + mean) / 2,
             scale=None,
         ),
@@ -112,7 +124,10 @@ FAMILIES = {
             unit_deviance=lambda y, mu: 2 * (xlogy(y, y / mu) + xlogy(1 - y, (1 - y) / (1 - mu))),
             bounds=(_EDGE, 1 - _EDGE),
             domain="between 0 and 1",
-            accepts=lambda y: y.min() >= 0 and y.max() <= 1,
+            accepts=lambda low, high: low >= 0 and high <= 1,
+            generator=lambda y: xlogy(y, y) + xlogy(1 - y, 1 - y),
+            log_base=lambda y: xlogy(y, y) + xlogy(1 - y, 1 - y),
+            log_scale=lambda scale: 0.0,
             start=lambda y, mean: (y + 0.5) / 2,
             scale=1.0,
         ),
@@ -123,7 +138,10 @@ FAMILIES = {
             unit_deviance=lambda y, mu: 2 * (xlogy(y, y / mu) - (y - mu)),
             bounds=(_TINY, np.inf),
             domain="not negative, and not all 0",
-            accepts=lambda y: y.min() >= 0 and y.max() > 0,
+            accepts=lambda low, high: low >= 0 and high > 0,
+            generator=lambda y: xlogy(y, y),
+            log_base=lambda y: xlogy(y, y) - y - gammaln(y + 1),
+            log_scale=lambda scale: 0.0,
             start=lambda y, mean: (y + mean) / 2,
             scale=1.0,
         ),
@@ -134,7 +152,10 @@ FAMILIES = {
             unit_deviance=lambda y, mu: 2 * ((y - mu) / mu - np.log(y / mu)),
             bounds=(_TINY, np.inf),
             domain="positive",
-            accepts=lambda y: y.min() > 0,
+            accepts=lambda low, high: low > 0,
+            generator=lambda y: -np.log(y),
+            log_base=lambda y: -np.log(y),
+            log_scale=lambda scale: -(1 + np.log(scale)) / scale - gammaln(1 / scale),
             start=lambda y, mean: (y + mean) / 2,
             scale=None,
         ),

@@ -1,8 +1,8 @@
 """
 How smooth each term should be: smoothing parameters from the normal equations alone.
 
-A term's weight lambda_j is chosen on sums over the rows, so this costs the same for any number of
-them. statsmodels' alpha is lambda / 2.
+A penalty's weight lambda_j is chosen on sums over the rows, so this costs the same for any number
+of them. statsmodels' alpha is lambda / 2.
 """
 
 import numpy as np
@@ -31,11 +31,12 @@ def start_weights(normal, basis):
 
     Returns
     -------
-    ndarray of shape (n_terms,)
+    ndarray of shape (n_penalties,)
         lambda_j, positive.
     """
-    data, bent = normal.gram.diagonal(), basis.curvature
-    return np.array([data[b][1:].sum() / bent[b].sum() for b in basis.blocks])
+    data, firsts = normal.gram.diagonal(), [own.start for own in basis.penalties]
+    penalised = np.add.reduceat(np.where(basis.curvature > 0, data, 0.0), firsts)
+    return penalised / np.add.reduceat(basis.curvature, firsts)
 
 
 def _is_saturated(normal):
@@ -59,7 +60,7 @@ def choose_by_reml(normal, basis, scale, weights=None, tol=1e-5, max_iter=200):
         Has the penalties.
     scale : float or None
         The family's scale; None to estimate it, as residual sum of squares / (n_rows - edf).
-    weights : ndarray of shape (n_terms,), optional
+    weights : ndarray of shape (n_penalties,), optional
         Where to start.
     tol : float, default=1e-5
         Change of every log lambda_j that ends the updates.
@@ -68,7 +69,7 @@ def choose_by_reml(normal, basis, scale, weights=None, tol=1e-5, max_iter=200):
 
     Returns
     -------
-    ndarray of shape (n_terms,)
+    ndarray of shape (n_penalties,)
         lambda_j.
 
     References
@@ -81,7 +82,7 @@ def choose_by_reml(normal, basis, scale, weights=None, tol=1e-5, max_iter=200):
         return unit if weights is None else weights
     low, high = _SMALLEST * unit, _LARGEST * unit
     weights = unit if weights is None else weights
-    firsts = [block.start for block in basis.blocks]
+    firsts = [own.start for own in basis.penalties]
     ranks = np.add.reduceat(basis.curvature > 0, firsts, dtype=float)
     for _ in range(max_iter):
         coef, inverse = solve(normal, basis.penalize(weights))
@@ -154,12 +155,12 @@ def choose_by_gcv(normal, basis, weights=None):
         The normal equations.
     basis : Basis
         Has the penalties.
-    weights : ndarray of shape (n_terms,), optional
+    weights : ndarray of shape (n_penalties,), optional
         Where to start.
 
     Returns
     -------
-    ndarray of shape (n_terms,)
+    ndarray of shape (n_penalties,)
         lambda_j.
 
     References
@@ -170,7 +171,7 @@ def choose_by_gcv(normal, basis, weights=None):
     unit = start_weights(normal, basis)
     if _is_saturated(normal):
         return unit if weights is None else weights
-    firsts = [block.start for block in basis.blocks]
+    firsts = [own.start for own in basis.penalties]
 
     def score(log_weights):
         weights = unit * np.exp(log_weights)

@@ -15,57 +15,10 @@ from scipy.linalg import LinAlgError, cholesky, eigh
 from scipy.linalg.lapack import dpotri
 from sklearn.exceptions import ConvergenceWarning
 
-CHUNK = 4096  # rows: a chunk's design fits into the cache of a core
-_CACHED = 2**23  # values of the basis that are kept for the next pass: 128 MB with their columns
+from gam_model._rows import CHUNK
+
 _SEPARATED = 1e-4  # of the deviance at the start: what is left where the classes are told apart
 _SMALLEST_PIVOT = 1e-13  # of a matrix with a unit diagonal; below it, columns are collinear
-
-
-class Chunk(NamedTuple):
-    """Some rows: the basis where it is not zero, response, weights, offsets."""
-
-    columns: np.ndarray
-    values: np.ndarray
-    y: np.ndarray
-    weight: np.ndarray
-    offset: np.ndarray
-
-
-class Rows:
-    """
-    Rows in memory, chunk by chunk, as often as asked.
-
-    Parameters
-    ----------
-    basis : Basis
-        Evaluated chunk by chunk, and kept between passes where it is small.
-    X : ndarray of shape (n_samples, n_features)
-        Features.
-    y, weight, offset : ndarray of shape (n_samples,)
-        Response, prior weights, and what is added to eta.
-    """
-
-    def __init__(self, basis, X, y, weight, offset):
-        self.basis, self.X, self.y, self.weight, self.offset = basis, X, y, weight, offset
-        self._chunks = None
-
-    def __iter__(self):
-        """Pass over all rows."""
-        if self._chunks is None and self.y.size * len(self.basis.knots) * 4 <= _CACHED:
-            self._chunks = list(self._evaluate())
-        return iter(self._chunks or self._evaluate())
-
-    def _evaluate(self):
-        for start in range(0, len(self.y), CHUNK):
-            rows = slice(start, start + CHUNK)
-            columns, values = self.basis.evaluate(self.X[rows])
-            yield Chunk(columns, values, self.y[rows], self.weight[rows], self.offset[rows])
-
-    def thin(self, size):
-        """Return about `size` of the rows, evenly spread."""
-        step = max(1, len(self.y) // size)
-        columns = (self.X, self.y, self.weight, self.offset)
-        return Rows(self.basis, *(column[::step] for column in columns))
 
 
 class Normal(NamedTuple):
@@ -122,14 +75,14 @@ def accumulate(rows, family, link, coef=None):
     ----------
     Wood (2017), "Generalized Additive Models", 2nd edition, section 6.1.1.
     """
-    basis, mean = rows.basis, np.average(rows.y, weights=rows.weight)
+    basis = rows.basis
     full = None if coef is None else basis.expand(coef)
     gram, moment = np.zeros((basis.width, basis.width)), np.zeros(basis.width)
     means, square, deviance = np.zeros(basis.width), 0.0, 0.0
     design = np.empty((CHUNK, basis.width))
     for columns, values, y, weight, offset in rows:
         if full is None:
-            mu = np.clip(family.start(y, mean), *family.bounds)
+            mu = np.clip(family.start(y, rows.mean), *family.bounds)
             eta = link.link(mu)
         else:
             eta = offset + full[0] + np.einsum("ij,ij->i", full[columns], values)
@@ -147,9 +100,9 @@ def accumulate(rows, family, link, coef=None):
         square += float(z @ z)
         prior = values * weight[:, None]
         means += np.bincount(columns.ravel(), prior.ravel(), minlength=basis.width)
-    kept, turn, n_rows = basis.kept, basis.turn, float(rows.weight.sum())
+    kept, turn = basis.kept, basis.turn
     gram, moment = turn.T @ gram[np.ix_(kept, kept)] @ turn, turn.T @ moment[kept]
-    return Normal(gram, moment, square, deviance, means / n_rows, n_rows)
+    return Normal(gram, moment, square, deviance, means / rows.n_rows, rows.n_rows)
 
 
 def solve(normal, penalty):
@@ -209,7 +162,7 @@ def iterate(rows, family, link, choose, coef=None, tol=1e-10, max_iter=200):
         Its link.
     choose : callable
         Takes a step's `Normal`, and the weights before (None at first); returns the weights
-        lambda_j, an ndarray of shape (n_terms,).
+        lambda_j, an ndarray of shape (n_penalties,).
     coef : ndarray of shape (n_coef,), optional
         Where to start.
     tol : float, default=1e-10
@@ -242,7 +195,7 @@ def iterate(rows, family, link, choose, coef=None, tol=1e-10, max_iter=200):
                 break
             if coef is None:  # the first step has nothing to fall back to but the mean
                 coef = np.zeros_like(step)
-                coef[0] = link.link(np.average(rows.y, weights=rows.weight))
+                coef[0] = link.link(rows.mean)
             step = (coef + step) / 2
         change = np.inf if coef is None else size @ (step - coef) ** 2
         coef = step

@@ -1,12 +1,20 @@
-"""The fitted model, frozen: an intercept and one centred smooth function per feature."""
+"""The fitted model, frozen: an intercept and one centred function per feature."""
 
+import json
 from bisect import bisect_right
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 
 from gam_model._basis import fold_spline
 from gam_model._families import LINKS
+
+FORMAT = "gam_model.AdditiveModel"
+VERSION = 1
+_CHUNK = 4096  # rows: a chunk's columns fit into the cache of a core
+_FEW = 32  # pieces that are quicker counted than searched
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,7 +24,7 @@ class SmoothTerm:
 
     f(x) = sum_k coef_k B_k(x) inside [knots[0], knots[-1]], folded into one polynomial per
     interval, so that evaluating it is one search and one Horner scheme. Beyond the range two more
-    pieces carry it on. Only the arguments below are pickled.
+    pieces carry it on. Only the arguments below are saved.
 
     Parameters
     ----------
@@ -24,12 +32,14 @@ class SmoothTerm:
         Column of X that the term reads.
     name : str
         Name of that column, for messages.
-    knots : ndarray of shape (n_basis + degree + 1,)
+    knots : array-like of shape (n_basis + degree + 1,)
         All knots in ascending order, in the feature's units.
-    coef : ndarray of shape (n_basis,)
-        B-spline coefficients, in the units of y.
-    extrapolate : {"linear", "constant", "error"}
+    coef : array-like of shape (n_basis,)
+        B-spline coefficients, on the scale of the link.
+    extrapolate : {"linear", "constant", "error"}, default="linear"
         What the term is outside its training range.
+    missing : float or None, default=None
+        What a missing cell contributes; None if there were none in training, and then it is 0.
 
     Examples
     --------
@@ -43,6 +53,7 @@ class SmoothTerm:
     knots: np.ndarray
     coef: np.ndarray
     extrapolate: str = "linear"
+    missing: float | None = None
 
     def __post_init__(self):
         """Fold the spline, and add one piece to either end."""
@@ -72,8 +83,14 @@ class SmoothTerm:
         )
 
     def __reduce__(self):
-        """Pickle knots and coefficients; the polynomials are folded again on loading."""
-        return type(self), (self.feature, self.name, self.knots, self.coef, self.extrapolate)
+        """Pickle the arguments; the polynomials are folded again on loading."""
+        arguments = self.feature, self.name, self.knots, self.coef, self.extrapolate, self.missing
+        return type(self), arguments
+
+    @property
+    def range(self):
+        """Least and greatest training value, a tuple of float in the feature's units."""
+        return self._steps[0], self._steps[-1]
 
     def __call__(self, x):
         """
@@ -82,12 +99,12 @@ class SmoothTerm:
         Parameters
         ----------
         x : ndarray of shape (n_samples,), float64
-            Values of the feature; NaN gives NaN.
+            Values of the feature; NaN where they are missing.
 
         Returns
         -------
         ndarray of shape (n_samples,), float64
-            Contribution of the feature, in the units of y.
+            Contribution of the feature, on the scale of the link.
 
         Raises
         ------
@@ -97,12 +114,21 @@ class SmoothTerm:
         """
         if self.extrapolate == "error":
             self._refuse_outside(x)
-        piece = np.searchsorted(self._breaks, x, side="right")
-        step = x - self._origins[piece]
-        value = self._pieces[0, piece]
+        if len(self._steps) > _FEW:
+            piece = np.searchsorted(self._breaks, x, side="right")
+        else:
+            piece = np.zeros(len(x), dtype=np.uint8)
+            for step in self._steps:
+                piece += x >= step
+            piece = piece.astype(np.intp)
+        step = x - self._origins.take(piece)
+        value = self._pieces[0].take(piece)
         for coef in self._pieces[1:]:
             value *= step
-            value += coef[piece]
+            value += coef.take(piece)
+        hole = np.isnan(x)
+        if hole.any():
+            value[hole] = self.missing or 0.0
         return value
 
     def at(self, x):
@@ -112,7 +138,7 @@ class SmoothTerm:
         Parameters
         ----------
         x : float
-            Value of the feature.
+            Value of the feature, or NaN.
 
         Returns
         -------
@@ -124,6 +150,8 @@ class SmoothTerm:
         ValueError
             As for arrays.
         """
+        if x != x:
+            return self.missing or 0.0
         if self.extrapolate == "error":
             self._refuse_outside(np.array([x]))
         origin, value, *coefs = self._by_piece[bisect_right(self._steps, x)]
@@ -133,15 +161,98 @@ class SmoothTerm:
         return value
 
     def _refuse_outside(self, x):
-        low, high = self._breaks[[0, -1]]
+        low, high = self.range
         rounding = np.finfo(np.float32).eps * max(abs(low), abs(high))
-        outside = ~((x >= low - rounding) & (x <= high + rounding))  # so that NaN is outside too
+        outside = (x < low - rounding) | (x > high + rounding)
         if outside.any():
             row = int(outside.argmax())
             raise ValueError(
                 f"{self.name} = {x[row]:g} in row {row} lies outside the training range "
                 f'[{low:g}, {high:g}]; mend the value, or fit with extrapolate="linear"'
             )
+
+
+@dataclass(frozen=True, eq=False)
+class LevelTerm:
+    """
+    One categorical feature's effects, centred to mean 0 over the training rows.
+
+    Parameters
+    ----------
+    feature : int
+        Column of X that the term reads, as codes.
+    name : str
+        Name of that column.
+    levels : sequence of str, int, float or bool
+        What each code stands for.
+    effects : array-like of shape (n_levels,)
+        What each level contributes, on the scale of the link.
+    missing : float or None, default=None
+        What a missing cell contributes; None if there were none in training, and then it is 0.
+
+    Examples
+    --------
+    >>> color = LevelTerm(0, "color", levels=["blue", "red"], effects=[-1.0, 2.0])
+    >>> color(np.array([1.0, 0.0, -1.0]))  # -1 is a level that training has not seen
+    array([ 2., -1.,  0.])
+    """
+
+    feature: int
+    name: str
+    levels: Sequence
+    effects: np.ndarray
+    missing: float | None = None
+
+    def __post_init__(self):
+        """Put what unseen levels and missing cells contribute behind the levels."""
+        effects = np.array(self.effects, dtype=float)
+        by_code = np.concatenate([effects, [self.missing or 0.0, 0.0]])
+        for name, array in (("effects", effects), ("_by_code", by_code)):
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
+        object.__setattr__(self, "levels", tuple(self.levels))
+        object.__setattr__(self, "_steps", by_code.tolist())
+
+    def __reduce__(self):
+        """Pickle the arguments."""
+        arguments = self.feature, self.name, self.levels, self.effects, self.missing
+        return type(self), arguments
+
+    def __call__(self, x):
+        """
+        Evaluate the term.
+
+        Parameters
+        ----------
+        x : ndarray of shape (n_samples,), float64
+            Codes; -1, or whatever else is no code, for an unseen level; NaN for a missing cell.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+            Contribution of the feature, on the scale of the link.
+        """
+        codes = np.where((x >= 0) & (x < len(self.levels)), x, -1.0)
+        codes[np.isnan(x)] = len(self.levels)
+        return self._by_code.take(codes.astype(np.intp))
+
+    def at(self, x):
+        """
+        Evaluate the term at one code.
+
+        Parameters
+        ----------
+        x : float
+            As for arrays.
+
+        Returns
+        -------
+        float
+            Contribution of the feature, on the scale of the link.
+        """
+        if x != x:
+            return self._steps[-2]
+        return self._steps[int(x)] if 0 <= x < len(self.levels) else 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,17 +267,17 @@ class AdditiveModel:
     ----------
     intercept : float
         Mean eta over the training rows.
-    terms : tuple of SmoothTerm
-        The smooth functions; a feature without a term contributes 0.
-    n_features : int
-        Number of columns of X.
+    terms : sequence of SmoothTerm or LevelTerm
+        The functions; a feature without a term contributes 0.
+    features : sequence of str
+        Names of the columns of X.
     link : str, default="identity"
         Name of the link g.
 
     Examples
     --------
     >>> square = SmoothTerm(1, "age", knots=[0, 0, 0, 1, 1, 1], coef=[0, 0, 1])
-    >>> model = AdditiveModel(intercept=10.0, terms=(square,), n_features=2)
+    >>> model = AdditiveModel(intercept=10.0, terms=[square], features=["id", "age"])
     >>> model.predict([[7.0, 0.5]])
     array([10.25])
     >>> model.contributions([[7.0, 0.5]])
@@ -174,9 +285,24 @@ class AdditiveModel:
     """
 
     intercept: float
-    terms: tuple[SmoothTerm, ...]
-    n_features: int
+    terms: Sequence
+    features: Sequence[str]
     link: str = "identity"
+
+    def __post_init__(self):
+        """Freeze the sequences."""
+        object.__setattr__(self, "terms", tuple(self.terms))
+        object.__setattr__(self, "features", tuple(self.features))
+
+    @property
+    def levels(self):
+        """Levels of each categorical feature, a dict of str to tuple: code k is the k-th."""
+        return {term.name: term.levels for term in self.terms if isinstance(term, LevelTerm)}
+
+    @property
+    def missing(self):
+        """Names of the features that had missing cells in training, a list of str."""
+        return [term.name for term in self.terms if term.missing is not None]
 
     def eta(self, X):
         """
@@ -185,7 +311,7 @@ class AdditiveModel:
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Finite values.
+            Numbers: codes for categorical features, NaN for missing cells.
 
         Returns
         -------
@@ -204,8 +330,11 @@ class AdditiveModel:
                 total += term.at(row[term.feature])
             return np.array([total])
         eta = np.full(len(X), self.intercept)
-        for term in self.terms:
-            eta += term(X[:, term.feature])
+        for start in range(0, len(X), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            columns = np.ascontiguousarray(X[rows].T)
+            for term in self.terms:
+                eta[rows] += term(columns[term.feature])
         return eta
 
     def predict(self, X):
@@ -215,7 +344,7 @@ class AdditiveModel:
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Finite values.
+            As in `eta`.
 
         Returns
         -------
@@ -236,7 +365,7 @@ class AdditiveModel:
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Finite values.
+            As in `eta`.
 
         Returns
         -------
@@ -256,6 +385,75 @@ class AdditiveModel:
 
     def _as_rows(self, X):
         X = np.asarray(X, dtype=float)
-        if X.ndim != 2 or X.shape[1] != self.n_features:
-            raise ValueError(f"X must have shape (n_samples, {self.n_features}), got {X.shape}")
+        if X.ndim != 2 or X.shape[1] != len(self.features):
+            raise ValueError(f"X must have shape (n_samples, {len(self.features)}), got {X.shape}")
         return X
+
+    def save(self, path):
+        """
+        Write the model as JSON, which needs no pickle and loads in any later version.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file; its usual ending is .json.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "gam.json")
+        >>> AdditiveModel(2.5, terms=[], features=["age"]).save(path)
+        >>> AdditiveModel.load(path).predict([[41.0]])
+        array([2.5])
+        """
+        terms = []
+        for term in self.terms:
+            kind = "levels" if isinstance(term, LevelTerm) else "smooth"
+            terms.append({"kind": kind} | {f.name: getattr(term, f.name) for f in fields(term)})
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "link": self.link,
+            "intercept": self.intercept,
+            "features": list(self.features),
+            "terms": terms,
+        }
+        text = json.dumps(
+            content, allow_nan=False, separators=(",", ":"), default=np.ndarray.tolist
+        )
+        Path(path).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path):
+        """
+        Read a model that `save` wrote.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file.
+
+        Returns
+        -------
+        AdditiveModel
+            Answers to the last bit as the model that was saved.
+
+        Raises
+        ------
+        ValueError
+            If the file is no such model, or of a newer version.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                raise KeyError("format")
+            if content["version"] > VERSION:
+                raise ValueError(
+                    f"{path} has version {content['version']} of the format, this gam_model "
+                    f"reads up to {VERSION}; install a newer gam_model"
+                )
+            kinds = {"smooth": SmoothTerm, "levels": LevelTerm}
+            terms = [kinds[term.pop("kind")](**term) for term in content["terms"]]
+            return cls(content["intercept"], terms, content["features"], content["link"])
+        except (KeyError, TypeError, AttributeError, UnicodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} is no model that gam_model saved: {error!r}") from error

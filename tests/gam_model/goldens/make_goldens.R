@@ -109,13 +109,18 @@ golden <- function(name, data, family = gaussian(), k = 15) {
     )
   })
 
+  tests <- summary(fit)
   content <- list(
     name = name, mgcv = as.character(packageVersion("mgcv")), n = nrow(data),
     family = tolower(fit$family$family), link = fit$family$link, k = k, features = I(features),
     sp = I(unname(fit$sp)),
     edf = I(vapply(fit$smooth, function(s) sum(fit$edf[s$first.para:s$last.para]), 0)),
     scale_estimated = fit$scale.estimated, scale = fit$sig2,
-    reml_scale = fit$reml.scale, deviance = deviance(fit), intercept = unname(coef(fit)[1]),
+    reml_scale = fit$reml.scale, deviance = deviance(fit), null_deviance = fit$null.deviance,
+    # AIC() would add the uncertainty of the smoothing parameters to the edf.
+    aic = fit$aic, intercept = unname(coef(fit)[1]), intercept_se = unname(tests$se[1]),
+    ref_df = I(unname(tests$s.table[, "Ref.df"])),
+    statistic = I(unname(tests$s.table[, 3])), p_value = I(unname(tests$s.table[, "p-value"])),
     reml = as.vector(fit$gcv.ubre), eta = I(unname(fit$linear.predictors[1:20])),
     terms = setNames(terms, features), data = lapply(data, I)
   )

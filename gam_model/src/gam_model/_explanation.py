@@ -1,0 +1,312 @@
+"""What a fitted estimator says of itself: contributions, curves, intervals, tables."""
+
+from numbers import Real
+
+import numpy as np
+from scipy import stats
+from sklearn.utils.validation import check_is_fitted
+
+from gam_model._families import FAMILIES, LINKS
+from gam_model._inference import response_interval
+from gam_model._terms import LevelTerm
+
+KINDS = ("confidence", "prediction")
+
+
+class ExplanationMixin:
+    """Explanations of an estimator with the attributes that `AdditiveEstimator` learns."""
+
+    def contributions(self, X):
+        """
+        Split each prediction into the contributions of the features, which are its SHAP values.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features), float64
+            f_j(x_ij), on the scale of the link, of mean 0 over the training rows; `intercept_`
+            plus the sum of a row is its eta.
+
+        Raises
+        ------
+        ValueError
+            If `X` is not what `fit` saw, or leaves the training range and extrapolate="error".
+        """
+        X = self._validate(X)
+        return self.terms_.contributions(X)
+
+    def explain(self, X, coverage=0.95):
+        """
+        Explain one prediction.
+
+        Parameters
+        ----------
+        X : array-like of shape (1, n_features)
+            One row.
+        coverage : float, default=0.95
+            Probability of the intervals.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns value, contribution, lower and upper, on the scale of the link. First the
+            intercept, then the features, the largest contribution first, then their sum, eta.
+
+        Raises
+        ------
+        ValueError
+            If `X` is not one row of what `fit` saw.
+        """
+        import pandas as pd
+
+        read, z = self._validate(X), _quantile(coverage)
+        if len(read) != 1:
+            raise ValueError(f"explain takes one row, got {len(read)}")
+        contributions = self.terms_.contributions(read)[0]
+        values, errors = read[0].tolist(), np.zeros(len(contributions))
+        for k, term in enumerate(self.terms_.terms):
+            x = read[:, term.feature]
+            errors[term.feature] = self._posterior.term_variance(k, x)[0] ** 0.5
+            if isinstance(term, LevelTerm) and x[0] >= 0:
+                values[term.feature] = term.levels[int(x[0])]
+        order = np.argsort(-abs(contributions), kind="stable")
+        estimate = [self.intercept_, *contributions[order], self.terms_.eta(read)[0]]
+        error = np.array(
+            [
+                self._posterior.intercept_variance() ** 0.5,
+                *errors[order],
+                self._posterior.variance(read)[0] ** 0.5,
+            ]
+        )
+        return pd.DataFrame(
+            {
+                "value": [None, *(values[j] for j in order), None],
+                "contribution": estimate,
+                "lower": estimate - z * error,
+                "upper": estimate + z * error,
+            },
+            index=pd.Index(["intercept", *(self._names()[j] for j in order), "eta"], name="term"),
+        )
+
+    def terms(self, n_points=100, coverage=0.95):
+        """
+        Return the curves, each over its training range, with pointwise bands.
+
+        Parameters
+        ----------
+        n_points : int, default=100
+            Number of points, evenly spaced, of a smooth term.
+        coverage : float, default=0.95
+            Probability of the bands, as an average over the curve.
+
+        Returns
+        -------
+        dict of str to pandas.DataFrame
+            By feature: columns x (values or levels), contribution, lower and upper, on the scale
+            of the link. If cells were missing in training, the last row is theirs: its x is NaN,
+            or None among levels.
+        """
+        import pandas as pd
+
+        check_is_fitted(self)
+        z, curves = _quantile(coverage), {}
+        for k, term in enumerate(self.terms_.terms):
+            if isinstance(term, LevelTerm):
+                x, shown = np.arange(float(len(term.levels))), list(term.levels)
+            else:
+                low, high = term.range
+                x = (
+                    np.linspace(low, high, n_points)
+                    if self.edf_[term.feature]
+                    else np.array([low])
+                )
+                shown = x.tolist()
+            if term.missing is not None:
+                x = np.append(x, np.nan)
+                shown.append(None if isinstance(term, LevelTerm) else np.nan)
+            estimate, error = term(x), np.sqrt(self._posterior.term_variance(k, x))
+            curves[term.name] = pd.DataFrame(
+                {
+                    "x": shown,
+                    "contribution": estimate,
+                    "lower": estimate - z * error,
+                    "upper": estimate + z * error,
+                }
+            )
+        return curves
+
+    def predict_interval(self, X, coverage=0.95, kind="confidence"):
+        """
+        Return the interval of each prediction.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features.
+        coverage : float, default=0.95
+            Probability, as an average over rows.
+        kind : {"confidence", "prediction"}, default="confidence"
+            Of the mean mu, or of a new response.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, 2), float64
+            Lower and upper end, in the units of y; for a classifier, of the probability of
+            `classes_[1]`.
+
+        Raises
+        ------
+        ValueError
+            If `X` is not what `fit` saw, `coverage` is no probability, or a single response is
+            asked of two classes.
+
+        References
+        ----------
+        Wood (2017), "Generalized Additive Models", 2nd edition, section 6.10.
+        """
+        if kind not in KINDS:
+            raise ValueError(f"kind must be one of {KINDS}, got kind={kind!r}")
+        read, z = self._validate(X), _quantile(coverage)
+        link, family = LINKS[self.terms_.link], FAMILIES[self._family]
+        eta, variance = self.terms_.eta(read), self._posterior.variance(read)
+        if kind == "confidence":
+            ends = eta[:, None] + z * np.sqrt(variance)[:, None] * np.array([-1, 1])
+            return np.sort(link.inverse(ends), axis=1)  # a link may fall
+        mu = link.inverse(eta)
+        return response_interval(
+            family, mu, variance / link.derivative(mu) ** 2, self.scale_, coverage
+        )
+
+    def summary_frame(self):
+        """
+        Describe the terms.
+
+        Returns
+        -------
+        pandas.DataFrame
+            By feature: edf, effective degrees of freedom (1 is a straight line); ref_df,
+            statistic (F, or chi-square where the scale is known) and p_value of the hypothesis
+            that the term is zero; alpha; importance, the mean size of the contribution. A feature
+            without a term has NaN.
+
+        Notes
+        -----
+        The p-values hold for smoothing parameters that were given. Chosen from the same data,
+        they make them somewhat too small.
+        """
+        import pandas as pd
+
+        check_is_fitted(self)
+        tests = np.full((self.n_features_in_, 3), np.nan)
+        for term, test in zip(self.terms_.terms, self._tests, strict=True):
+            tests[term.feature] = test
+        return pd.DataFrame(
+            {
+                "edf": self.edf_,
+                "ref_df": tests[:, 0],
+                "statistic": tests[:, 1],
+                "p_value": tests[:, 2],
+                "alpha": self.alpha_,
+                "importance": self.feature_importances_,
+            },
+            index=pd.Index(self._names(), name="term"),
+        )
+
+    def summary(self):
+        """
+        Describe the fit.
+
+        Returns
+        -------
+        statsmodels.iolib.summary.Summary
+            Prints as text and shows as HTML in a notebook: figures of merit, the intercept, and
+            the table of `summary_frame`.
+        """
+        from statsmodels.iolib.summary import Summary
+        from statsmodels.iolib.table import SimpleTable
+        from statsmodels.iolib.tableformatting import fmt_2cols, fmt_params
+
+        frame, statistics = self.summary_frame(), self.statistics_
+        left = [
+            ("Model:", type(self).__name__),
+            ("Family:", self._family),
+            ("Link:", self.terms_.link),
+            ("Solver:", self.solver),
+            ("Smoothing:", self.criterion if isinstance(self.alpha, str) else "given"),
+            ("No. Observations:", f"{statistics.n_rows:.10g}"),
+            ("Effective df:", f"{statistics.edf:.2f}"),
+        ]
+        right = [
+            ("Deviance explained:", f"{100 * statistics.explained:.1f} %"),
+            ("Deviance:", f"{statistics.deviance:.6g}"),
+            ("Scale:", f"{statistics.scale:.6g}"),
+            ("Log-Likelihood:", f"{statistics.log_likelihood:.6g}"),
+            ("AIC:", f"{statistics.aic:.6g}"),
+            ("GCV:", f"{statistics.gcv:.6g}"),
+            ("Residual df:", f"{statistics.residual_df:.2f}"),
+        ]
+        error = self._posterior.intercept_variance() ** 0.5
+        known = FAMILIES[self._family].scale is not None
+        distribution = stats.norm if known else stats.t(max(statistics.residual_df, 1.0))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.float64(self.intercept_) / error
+        z = distribution.ppf(0.975)
+        p_value = 2 * distribution.sf(abs(ratio))
+        ends = self.intercept_ - z * error, self.intercept_ + z * error
+        letter = "z" if known else "t"
+
+        summary = Summary()
+        figures = [
+            SimpleTable(
+                [[value] for _, value in side],
+                stubs=[name for name, _ in side],
+                title=title,
+                txt_fmt=fmt_2cols,
+            )
+            for side, title in ((left, "Additive model"), (right, None))
+        ]
+        figures[0].extend_right(figures[1])
+        summary.tables.append(figures[0])
+        summary.tables.append(
+            SimpleTable(
+                [
+                    [
+                        *map(_show, (self.intercept_, error, ratio)),
+                        f"{p_value:.3f}",
+                        *map(_show, ends),
+                    ]
+                ],
+                headers=["coef", "std err", letter, f"P>|{letter}|", "[0.025", "0.975]"],
+                stubs=["intercept"],
+                txt_fmt=fmt_params,
+            )
+        )
+        test = "chi2" if known else "F"
+        summary.tables.append(
+            SimpleTable(
+                [
+                    [*map(_show, row[:3]), f"{row[3]:.3f}", *map(_show, row[4:])]
+                    for row in frame.to_numpy()
+                ],
+                headers=["edf", "ref df", test, f"P>{test}", "alpha", "importance"],
+                stubs=[str(name) for name in frame.index],
+                txt_fmt=fmt_params,
+            )
+        )
+        return summary
+
+
+def _quantile(coverage):
+    if isinstance(coverage, bool) or not isinstance(coverage, Real) or not 0 < coverage < 1:
+        raise ValueError(f"coverage must be a number between 0 and 1, got coverage={coverage!r}")
+    return stats.norm.ppf((1 + coverage) / 2)
+
+
+def _show(value):
+    if value == 0 or 1e-3 <= abs(value) < 1e5 or np.isnan(value):
+        return f"{value:.3f}"
+    return f"{value:.3g}"

@@ -1,0 +1,279 @@
+"""How sure the fit is: standard errors, tests of the terms, and figures of merit."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+_CHUNK = 4096
+_NO_VARIANCE = 1e-12  # of the largest eigenvalue: what is below belongs to no direction of a curve
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """
+    The coefficients' distribution given the data: normal, with the penalty as prior.
+
+    b | y ~ N(coef, covariance),  covariance = scale (B'WB + sum_j lambda_j S_j)^-1,
+    for the smoothing parameters that were chosen.
+
+    Parameters
+    ----------
+    terms : list of SplineBasis or LevelBasis
+        The functions of each term.
+    coef : ndarray of shape (n_coef,)
+        Intercept, then each term's coefficients but those of functions left out.
+    covariance : ndarray of shape (n_coef, n_coef)
+        Theirs, on the scale of the link, squared.
+    means : ndarray of shape (n_coef,)
+        Mean of each function over the training rows; 1 for the intercept.
+    extrapolate : str
+        How curves go on beyond the training range.
+
+    References
+    ----------
+    Wood (2017), "Generalized Additive Models", 2nd edition, section 6.10.
+    Marra and Wood (2012), "Coverage properties of confidence intervals for generalized additive
+    model components", Scandinavian Journal of Statistics 39.
+    """
+
+    terms: list
+    coef: np.ndarray
+    covariance: np.ndarray
+    means: np.ndarray
+    extrapolate: str
+
+    def variance(self, X):
+        """
+        Return the variance of eta.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features)
+            Numbers, as the frozen model reads them.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            On the scale of the link, squared.
+        """
+        variance = np.empty(len(X))
+        for start in range(0, len(X), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            blocks = [
+                self._design(k, X[rows, term.feature])[0] for k, term in enumerate(self.terms)
+            ]
+            design = np.hstack([np.ones((len(X[rows]), 1)), *blocks])
+            variance[rows] = np.einsum("ij,ij->i", design @ self.covariance, design)
+        return np.maximum(variance, 0.0)
+
+    def term_variance(self, k, x):
+        """
+        Return the variance of one centred term.
+
+        Parameters
+        ----------
+        k : int
+            Position of the term.
+        x : ndarray of shape (n_samples,)
+            Values of its feature.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            On the scale of the link, squared.
+        """
+        design, own = self._design(k, x)
+        design = design - self.means[own]
+        variance = np.einsum("ij,ij->i", design @ self.covariance[own, own], design)
+        return np.maximum(variance, 0.0)
+
+    def intercept_variance(self):
+        """Return the variance of the mean eta over the training rows."""
+        return float(self.means @ self.covariance @ self.means)
+
+    def _design(self, k, x):
+        term = self.terms[k]
+        start = 1 + sum(t.size - t.left_out for t in self.terms[:k])
+        own = slice(start, start + term.size - term.left_out)
+        mean = np.append(np.zeros(term.left_out), self.means[own])
+        return term.design(x, self.extrapolate, mean)[:, term.left_out :], own
+
+
+class TermTest(NamedTuple):
+    """Wald test of one term: reference df, statistic (an F, or chi-square) and p-value."""
+
+    ref_df: float
+    statistic: float
+    p_value: float
+
+
+def check_term(coef, covariance, gram, ref_df, residual_df):
+    """
+    Test whether a term is zero.
+
+    T = f' V^(r-) f, with f the term at the training rows and V its covariance, of which only the
+    r = `ref_df` largest directions count; a fractional r shares a 2 x 2 block between two of them.
+    With known scale T is compared with chi-square of r degrees of freedom, else T / r with F.
+
+    Parameters
+    ----------
+    coef : ndarray of shape (k,)
+        Coefficients of the term.
+    covariance : ndarray of shape (k, k)
+        Theirs.
+    gram : ndarray of shape (k, k)
+        Cross-products of the term's centred functions over the training rows.
+    ref_df : float
+        2 tr(F) - tr(F F), with F the term's block of the influence of y on the coefficients.
+    residual_df : float or None
+        Degrees of freedom left for the scale; None if it is known.
+
+    Returns
+    -------
+    TermTest
+
+    References
+    ----------
+    Wood (2013), "On p-values for smooth components of an extended generalized additive model",
+    Biometrika 100(1), section 2.
+    """
+    values, axes = np.linalg.eigh(gram)
+    root = np.sqrt(np.maximum(values, 0.0))[:, None] * axes.T  # root' root = gram
+    curve = root @ coef
+    values, axes = np.linalg.eigh(root @ covariance @ root.T)
+    order = np.argsort(values)[::-1]
+    values, axes = values[order], axes[:, order]
+    rank = int((values > _NO_VARIANCE * values[0]).sum()) if values[0] > 0 else 0
+    r = min(max(ref_df, 1.0), float(rank))
+    if not r:
+        return TermTest(0.0, np.nan, np.nan)
+    z = (axes.T @ curve)[:rank] / np.sqrt(values[:rank])
+    whole, part = int(r), r - int(r)
+    if part < 1e-8 or whole == rank:
+        statistics = [float(z[:whole] @ z[:whole])]
+    else:
+        fixed, (a, b) = float(z[: whole - 1] @ z[: whole - 1]), z[whole - 1 : whole + 1]
+        rho = np.sqrt(part * (1 - part) / 2)
+        # The sign of an axis is arbitrary, and with it that of rho: both count, half and half.
+        statistics = [fixed + a * a + part * b * b + 2 * s * rho * a * b for s in (-1, 1)]
+    if residual_df is None:
+        p_value = np.mean([stats.chi2.sf(t, r) for t in statistics])
+        return TermTest(r, float(np.mean(statistics)), float(p_value))
+    p_value = np.mean([stats.f.sf(t / r, r, residual_df) for t in statistics])
+    return TermTest(r, float(np.mean(statistics)) / r, float(p_value))
+
+
+class Statistics(NamedTuple):
+    """
+    Figures of merit of a fit.
+
+    n_rows is the sum of the weights; edf counts the intercept; residual_df = n_rows - edf;
+    explained = 1 - deviance / null_deviance; AIC = -2 log_likelihood + 2 (edf + 1 if the scale is
+    estimated), at scale deviance / n_rows; GCV = n_rows deviance / (n_rows - edf)^2.
+    """
+
+    n_rows: float
+    edf: float
+    residual_df: float
+    scale: float
+    deviance: float
+    null_deviance: float
+    explained: float
+    log_likelihood: float
+    aic: float
+    gcv: float
+
+
+def summarize(family, n_rows, edf, scale, deviance, null_deviance, log_base):
+    """
+    Work out the figures of merit.
+
+    deviance explained = 1 - deviance / null deviance
+    AIC = -2 log-likelihood + 2 (edf + 1 if the scale is estimated), at scale deviance / n_rows
+    GCV = n_rows deviance / (n_rows - edf)^2
+
+    Parameters
+    ----------
+    family : Family
+        Distribution of the response.
+    n_rows : float
+        Number of rows.
+    edf : float
+        Effective degrees of freedom of the model, the intercept's included.
+    scale : float
+        The family's scale, or its estimate.
+    deviance, null_deviance : float
+        Of the model, and of the intercept alone.
+    log_base : float
+        Sum of the family's `log_base`.
+
+    Returns
+    -------
+    Statistics
+
+    References
+    ----------
+    Wood (2017), "Generalized Additive Models", 2nd edition, sections 3.1.6, 6.2.3 and 6.11.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        maximal = family.scale or np.float64(deviance) / n_rows
+        log_likelihood = log_base + n_rows * family.log_scale(maximal) - deviance / maximal / 2
+    left = n_rows - edf
+    return Statistics(
+        n_rows=n_rows,
+        edf=edf,
+        residual_df=left,
+        scale=scale,
+        deviance=deviance,
+        null_deviance=null_deviance,
+        explained=1 - deviance / null_deviance if null_deviance > 0 else np.nan,
+        log_likelihood=float(log_likelihood),
+        aic=float(2 * (edf + (family.scale is None)) - 2 * log_likelihood),
+        gcv=n_rows * deviance / left**2 if left > 0 else np.nan,
+    )
+
+
+def response_interval(family, mu, variance, scale, coverage):
+    """
+    Return the interval that a new response falls into.
+
+    The family's own distribution is widened to the variance V(mu) scale + var(mu): normal; for
+    counts the negative binomial, for gamma a gamma of lower shape.
+
+    Parameters
+    ----------
+    family : Family
+        Distribution of the response.
+    mu, variance : ndarray of shape (n_samples,)
+        Its mean, and how uncertain that is.
+    scale : float
+        The family's scale.
+    coverage : float
+        Probability.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, 2)
+        Lower and upper end, in the units of y.
+
+    Raises
+    ------
+    ValueError
+        For the binomial, whose single response is 0 or 1.
+    """
+    tails = np.array([(1 - coverage) / 2, (1 + coverage) / 2])
+    mu, variance = mu[:, None], variance[:, None]
+    if family.name == "gaussian":
+        return stats.norm.ppf(tails, mu, np.sqrt(scale + variance))
+    if family.name == "poisson":
+        size = mu**2 / np.maximum(variance, 1e-9 * mu**2)
+        return stats.nbinom.ppf(tails, size, size / (size + mu))
+    if family.name == "gamma":
+        shape = mu**2 / (scale * mu**2 + variance)
+        return stats.gamma.ppf(tails, shape, scale=mu / shape)
+    raise ValueError(
+        'a single response of family="binomial" is 0 or 1; ask for kind="confidence", the '
+        "interval of its probability"
+    )
