@@ -69,6 +69,18 @@ def test_serving_needs_neither_statsmodels_nor_pandas(additive, tmp_path):
     assert np.array_equal(np.load(tmp_path / "answers.npy"), gam.predict(X))
 
 
+def test_a_saved_model_needs_no_scikit_learn(tmp_path):
+    script = """if True:
+        import sys, gam_model
+        model = gam_model.AdditiveModel.load(sys.argv[1])
+        model.predict([[40.0, 0, 1], [float("nan"), 1, 0]]), model.contributions([[40.0, 0, 1]])
+        loaded = {name.partition(".")[0] for name in sys.modules}
+        print(*loaded & {"sklearn", "statsmodels", "pandas", "matplotlib"})
+    """
+    artifact = Path(__file__).parent / "artifacts" / "version1.json"
+    assert run(sys.executable, "-W", "error", "-c", script, artifact, cwd=tmp_path).split() == []
+
+
 def test_wheel_works_in_an_empty_environment(tmp_path):
     source = shutil.copytree(
         PROJECT, tmp_path / "source", ignore=shutil.ignore_patterns("build", "*.egg-info")

@@ -3,10 +3,12 @@
 import copy
 import io
 import itertools
+import json
 import math
 import pickle
 import struct
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -198,3 +200,45 @@ class TestArtifact:
         assert not any(struct.pack("<d", v) in blob or str(v).encode() in blob for v in y)
         for x in X.T:
             assert sum(struct.pack("<d", v) in blob for v in x) <= 13  # inner knots and two ends
+
+
+class TestJson:
+    @pytest.mark.parametrize("link", ["identity", "logit"])
+    def test_answers_to_the_last_bit(self, gam, rows, tmp_path, link):
+        model = AdditiveModel(gam.intercept_, gam.terms_.terms, gam.terms_.features, link)
+        model.save(tmp_path / "gam.json")
+        loaded = AdditiveModel.load(str(tmp_path / "gam.json"))
+        assert_array_equal(loaded.predict(rows), model.predict(rows))
+        assert_array_equal(loaded.contributions(rows), model.contributions(rows))
+        loaded.save(tmp_path / "again.json")
+        assert (tmp_path / "again.json").read_bytes() == (tmp_path / "gam.json").read_bytes()
+
+    def test_an_old_file_loads(self):
+        """Written by version 1 of the format, with what it answered then; never made anew."""
+        path = Path(__file__).parent / "artifacts" / "version1.json"
+        expected = json.loads(path.read_text())["check"]
+        model, rows = AdditiveModel.load(path), np.array(expected["rows"], dtype=float)
+        assert model.levels == {"job": ("clerk", "cook", "judge"), "code": (1, 5)}
+        assert model.missing == ["age", "job"]
+        assert_allclose(model.predict(rows), expected["prediction"], rtol=1e-13)
+        assert_allclose(model.contributions(rows), expected["contributions"], atol=1e-13)
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("", "is no model that gam_model saved"),
+            ("{}", "is no model that gam_model saved: KeyError"),
+            ("[1]", "is no model that gam_model saved"),
+            ('{"format": "other", "version": 1}', "is no model that gam_model saved"),
+            (
+                '{"format": "gam_model.AdditiveModel", "version": 99}',
+                "has version 99 of the format, this gam_model reads up to 1; install a newer",
+            ),
+        ],
+    )
+    def test_another_file_is_refused(self, tmp_path, content, message):
+        path = tmp_path / "gam.json"
+        path.write_text(content)
+        with pytest.raises(ValueError, match=message) as error:
+            AdditiveModel.load(path)
+        assert str(path) in str(error.value)
