@@ -41,7 +41,7 @@ lock: setup ## Pin anew what goes into the images
 	$(BIN)/pip install --quiet uv
 	$(LOCK) container/base/requirements.in --output-file container/base/requirements.txt
 	for program in container/requirements/*.in; do \
-		$(LOCK) gam_model/pyproject.toml container/server/pyproject.toml $$program \
+		$(LOCK) gam_model/pyproject.toml explainers/pyproject.toml container/server/pyproject.toml $$program \
 			--constraint container/base/requirements.txt --output-file $${program%.in}.txt; \
 	done
 
@@ -50,7 +50,7 @@ LOCK = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11
 
 setup: .venv/setup ## Make the environment in .venv
 
-.venv/setup: requirements.txt gam_model/pyproject.toml container/server/pyproject.toml
+.venv/setup: requirements.txt gam_model/pyproject.toml explainers/pyproject.toml container/server/pyproject.toml
 	@echo "Setting up .venv, once; this takes a minute or two."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed")'
 	@$(PYTHON) -m venv .venv
@@ -59,7 +59,7 @@ setup: .venv/setup ## Make the environment in .venv
 	@CC=true $(BIN)/pip install --quiet --disable-pip-version-check --no-cache-dir --no-deps \
 		--use-pep517 'sagemaker-training>=5.1,<6'
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt \
-		--editable gam_model --editable container/server
+		--editable gam_model --editable explainers --editable container/server
 	@touch $@
 
 .venv/tests: .venv/setup tests/requirements.txt
