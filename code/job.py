@@ -138,11 +138,20 @@ def _read_file(path: Path, name: str) -> payload.Table:
     if path.stat().st_size == 0:
         raise JobError(f"{name} is empty")
     try:
-        table = reader(path)
+        table = reader(path).headed()
     except UnicodeDecodeError:
         raise JobError(f"{name} is not UTF-8 text") from None
     except payload.PayloadError as error:
         raise JobError(f"{name}: {error}") from None
+    if table.values.ndim == 2 and any(table.text()):
+        row, column = next(
+            (row, column)
+            for row, cells in enumerate(table.values)
+            for column, cell in enumerate(cells)
+            if isinstance(cell, str) and payload.read_number(cell) is None
+        )
+        cell = payload.shorten(table.values[row, column])
+        raise JobError(f"{name}: {table.place(row, column)}: {cell} is not a number")
     if table.values.ndim != 2 or table.values.shape[1] < 2:
         raise JobError(f"{name} has one column only; expected features and a target, by commas")
     if len(table.values) == 0:

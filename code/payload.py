@@ -1,18 +1,18 @@
 """Bytes to tables and answers to bytes: the media types that every program speaks.
 
-Reading (`decode`) and writing (`encode`) are tables from media type to a pure function. A
-`Table` doesn't know the model yet; `Table.matrix` puts its columns in the model's order. What a
+Reading (`decode`) and writing (`encode`) are tables from media type to a pure function. What a
 client got wrong is a `PayloadError`, whose `status` the server sends as it is.
 """
 
 import csv
 import io
 import json
-import reprlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+
+from table import PayloadError, Table, as_text, read_number, shorten
 
 NPY = "application/x-npy"
 CSV = "text/csv"
@@ -21,107 +21,6 @@ JSONLINES = "application/jsonlines"
 
 # Some of Python's other codecs take quadratic time (punycode) or are no encodings of text at all.
 CHARSETS = ("utf-8", "utf8", "us-ascii", "iso-8859-1", "windows-1252", "utf-16")
-
-
-class PayloadError(ValueError):
-    """A request or a file that cannot be used, and why.
-
-    Parameters
-    ----------
-    message : str
-        What is wrong, where, and what is expected; shown to the client.
-    status : int
-        HTTP status of the answer: 400, 406 or 415.
-    """
-
-    def __init__(self, message: str, status: int = 400):
-        super().__init__(message)
-        self.status = status
-
-
-# ---------------------------------------------------------------- tables
-
-
-@dataclass(frozen=True)
-class Table:
-    """Numbers with or without column names.
-
-    Parameters
-    ----------
-    values : ndarray of float64, shape (n, k) or (k,)
-        One row a sample; NaN where a cell is empty. One-dimensional only where the sender left
-        open whether it is a row or a column.
-    names : tuple of str or None
-        The k column names, if the sender gave any.
-
-    Raises
-    ------
-    PayloadError
-        If two columns have the same name.
-    """
-
-    values: np.ndarray
-    names: tuple[str, ...] | None = None
-
-    def __post_init__(self):
-        """Refuse a name that would leave open which column is meant."""
-        if self.names is not None and len(set(self.names)) < len(self.names):
-            seen: set[str] = set()
-            twice = next(name for name in self.names if name in seen or seen.add(name))
-            raise PayloadError(f"two columns are named {_shorten(twice)}")
-
-    def matrix(self, features: Sequence[str]) -> np.ndarray:
-        """Return the columns in the model's order, with every cell present and finite.
-
-        Parameters
-        ----------
-        features : sequence of str
-            The p feature names of the model.
-
-        Returns
-        -------
-        ndarray of float64, shape (n, p)
-
-        Raises
-        ------
-        PayloadError
-            If a column is missing or unknown, the number of columns is wrong, there is no row,
-            or a cell is empty or infinite.
-        """
-        values, p = self.values, len(features)
-        if values.ndim == 1:
-            values = values.reshape(-1, 1) if p == 1 else values.reshape(1, -1)
-        if self.names is not None:
-            values = values[:, _positions(self.names, features)]
-        if values.shape[1] != p:
-            raise PayloadError(
-                f"got {values.shape[1]} columns where the model has {p}: {', '.join(features)}"
-            )
-        if len(values) == 0:
-            raise PayloadError("got no rows; send at least one")
-        finite = np.isfinite(values)
-        if not finite.all():
-            row, column = np.argwhere(~finite)[0]
-            cell = "missing" if np.isnan(values[row, column]) else "infinite"
-            raise PayloadError(f"row {row}, {features[column]!r} is {cell}; send a finite number")
-        return values
-
-
-def _positions(names: Sequence[str], features: Sequence[str]) -> list[int]:
-    at = {name: position for position, name in enumerate(names)}
-    missing = [name for name in features if name not in at]
-    extra = [name for name in names if name not in features]
-    if missing or extra:
-        complaints = [
-            f"{what} {', '.join(map(repr, columns))}"
-            for what, columns in (("missing", missing), ("unknown", extra))
-            if columns
-        ]
-        raise PayloadError(
-            f"columns do not match the model: {'; '.join(complaints)}; "
-            f"the model has {', '.join(map(repr, features))}"
-        )
-    return [at[name] for name in features]
 
 
 # ---------------------------------------------------------------- reading
@@ -166,7 +65,19 @@ def decode(body: bytes | str, content_type: str | None) -> Table:
             body = body.decode(charset)
         except UnicodeDecodeError as error:
             raise PayloadError(f"the body is not {charset} text: {error.reason}") from None
+    if media == CSV:
+        return parse_csv(body, _read_header_parameter(parameters))
     return _DECODERS[media](body)
+
+
+def _read_header_parameter(parameters: dict[str, str]) -> bool | None:
+    header = parameters.get("header")
+    if header not in (None, "present", "absent"):
+        raise PayloadError(
+            f"unknown header={header} of text/csv; send header=present or header=absent",
+            status=415,
+        )
+    return None if header is None else header == "present"
 
 
 def parse_media_type(header: str) -> tuple[str, dict[str, str]]:
@@ -191,9 +102,9 @@ def parse_npy(body: bytes) -> Table:
     except Exception:  # NumPy evaluates the header, which fails in as many ways as Python does
         raise PayloadError("the body is not an array in NumPy's npy format") from None
     if dtype.kind not in "fiub":
-        raise PayloadError(f"the array's dtype is {_shorten(dtype)}; send floats or integers")
+        raise PayloadError(f"the array's dtype is {shorten(dtype)}; send floats or integers")
     if len(shape) not in (1, 2) or min(shape) < 0:
-        raise PayloadError(f"the array has shape {_shorten(shape)}; send (n_samples, n_features)")
+        raise PayloadError(f"the array has shape {shorten(shape)}; send (n_samples, n_features)")
     size = dtype.itemsize
     for length in shape:  # in Python's integers, which do not overflow
         size *= length
@@ -203,50 +114,97 @@ def parse_npy(body: bytes) -> Table:
             f"the array is truncated or has a tail: {size} bytes announced, {len(data)} sent"
         )
     if size == 0:
-        raise PayloadError(f"the array is empty: its shape is {_shorten(shape)}")
+        raise PayloadError(f"the array is empty: its shape is {shorten(shape)}")
     values = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")
     with np.errstate(over="ignore"):  # of a longdouble; infinity is refused later, by its place
         return Table(np.ascontiguousarray(values, dtype=np.float64))
 
 
-def parse_csv(text: str) -> Table:
-    """Read comma-separated numbers, with a header line where no cell of the first is a number."""
+def parse_csv(text: str, header: bool | None = None) -> Table:
+    """Read comma-separated cells.
+
+    A column whose cells are numbers or empty is one of numbers, any other one of text. The first
+    line is a header if none of its cells is a number and a name in it stands above numbers; above
+    text alone it may be either, and the table is ambiguous until `Table.select` knows the names.
+
+    Parameters
+    ----------
+    text : str
+    header : bool, optional
+        Whether the first line is one, if the sender says so.
+
+    Returns
+    -------
+    Table
+    """
     lines = io.StringIO(text.removeprefix("\ufeff"), newline=None).readlines()
     first = next((i for i, line in enumerate(lines) if line.strip()), None)
     if first is None:
         raise PayloadError("there are no lines")
     cells = _split(lines[first])
-    names = None if any(_is_number(cell) for cell in cells) else tuple(cells)
-    start = first + (names is not None)
-    if not any(line.strip() for line in lines[start:]):
-        raise PayloadError(f"there are no rows below the header {','.join(cells)!r}")
+    if header is None and any(read_number(cell) is not None for cell in cells):
+        header = False
+    body = lines[first:] if header is False else lines[first + 1 :]
+    if not any(line.strip() for line in body):
+        return _read_text(lines, header)
     try:
-        values = np.loadtxt(lines[start:], delimiter=",", comments=None, quotechar='"', ndmin=2)
-    except ValueError:  # an empty cell, or something wrong that deserves its place named
-        values = _read_cells(lines, start, names, len(cells))
-    if names is not None and values.shape[1] != len(names):
-        raise PayloadError(f"the header has {len(names)} cells, the rows {values.shape[1]}")
-    return Table(values, names)
+        values = np.loadtxt(body, delimiter=",", comments=None, quotechar='"', ndmin=2)
+    except ValueError:  # text, an empty cell, or something wrong that deserves its place named
+        return _read_text(lines, header)
+    if header is False:
+        return Table(values)
+    if values.shape[1] != len(cells):
+        raise PayloadError(f"the header has {len(cells)} cells, the rows {values.shape[1]}")
+    return Table(values, tuple(cells))
 
 
-def _read_cells(
-    lines: list[str], start: int, names: tuple[str, ...] | None, width: int
-) -> np.ndarray:
-    rows = []
-    for number, line in enumerate(lines[start:], start + 1):
-        if not line.strip():
-            continue
-        cells = _split(line)
-        if len(cells) != width:
-            raise PayloadError(f"line {number} has {len(cells)} cells where {width} are expected")
-        for column, cell in enumerate(cells):
-            if cell and not _is_number(cell):
-                where = repr(names[column]) if names else str(column + 1)
-                raise PayloadError(
-                    f"line {number}, column {where}: {_shorten(cell)} is not a number"
-                )
-        rows.append([float(cell) if cell else np.nan for cell in cells])
-    return np.array(rows)
+def _read_text(lines: list[str], header: bool | None) -> Table:
+    rows, starts = _read_rows(lines)
+    first = rows[0]
+    below = [] if header is False else [_read_column(c) for c in zip(*rows[1:], strict=True)]
+    if header is None:
+        if any(name and _has_number(column) for name, column in zip(first, below, strict=False)):
+            header = True
+        elif len(set(first)) < len(first):
+            header = False
+    if header and not below:
+        raise PayloadError(f"there are no rows below the header {','.join(first)!r}")
+    if header:
+        return Table.of_columns(below, tuple(first), lines=starts[1:])
+    columns = [_read_column(cells) for cells in zip(*rows, strict=True)]
+    return Table.of_columns(columns, lines=starts, ambiguous=header is None)
+
+
+def _read_rows(lines: list[str]) -> tuple[list[list[str]], list[int]]:
+    rows, starts = [], []
+    reader = csv.reader(lines, skipinitialspace=True)
+    start = 1
+    try:
+        for cells in reader:
+            if any(cells) or lines[reader.line_num - 1].strip():  # which "" is, too
+                rows.append([cell.strip() for cell in cells])
+                starts.append(start)
+                if len(cells) != len(rows[0]):
+                    raise PayloadError(
+                        f"line {start} has {len(cells)} cells where {len(rows[0])} are expected"
+                    )
+            start = reader.line_num + 1  # a quoted cell may span several
+    except csv.Error as error:
+        raise PayloadError(f"not comma-separated values: {error}") from None
+    return rows, starts
+
+
+def _has_number(column: list[float] | list[str | None]) -> bool:
+    return isinstance(column[0], float) and any(number == number for number in column)
+
+
+def _read_column(cells: Sequence[str]) -> list[float] | list[str | None]:
+    if "_" not in "".join(cells):  # as in read_number, but in one go
+        try:
+            return [float(cell or "nan") for cell in cells]
+        except ValueError:
+            pass
+    return [cell or None for cell in cells]
 
 
 def _split(line: str) -> list[str]:
@@ -256,25 +214,22 @@ def _split(line: str) -> list[str]:
         raise PayloadError(f"not comma-separated values: {error}") from None
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return "_" not in cell  # float("1_0") is 10 to Python, and to nobody else
-
-
-def _shorten(value: object) -> str:
-    text = reprlib.repr(value)  # which neither recurses deeply nor writes out a whole body
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
 def parse_json(text: str) -> Table:
-    """Read an array, records, or either under the key ``instances``."""
+    """Read an array, records, or either under the key ``instances``, beside ``parameters``.
+
+    JSON that was encoded twice, and so is a string that holds JSON, is read as what it holds.
+    """
     content = _load_json(text)
-    if isinstance(content, dict):
-        content = content.get("instances", [content])
-    return _from_json(content)
+    if isinstance(content, str):
+        content = _load_json(content, "the body is a JSON string; inside it: ")
+    if not isinstance(content, dict):
+        return _from_json(content)
+    if "instances" not in content:
+        return _from_json([content])
+    parameters = content.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise PayloadError(f"parameters must be an object, got {shorten(parameters)}")
+    return _from_json(content["instances"], parameters)
 
 
 def parse_jsonlines(text: str) -> Table:
@@ -295,12 +250,13 @@ def _load_json(text: str, where: str = "") -> object:
         raise PayloadError(f"{where}not valid JSON: {error}") from None
 
 
-def _from_json(content: object) -> Table:
+def _from_json(content: object, parameters: Mapping[str, object] | None = None) -> Table:
     if not isinstance(content, list) or not content:
         raise PayloadError(
             'expected a non-empty array of rows, or {"instances": [...]}; '
-            f"got {_shorten(content)}"
+            f"got {shorten(content)}"
         )
+    names = None
     if isinstance(content[0], dict):
         names = tuple(content[0])
         for row, record in enumerate(content):
@@ -309,32 +265,47 @@ def _from_json(content: object) -> Table:
             if record.keys() != content[0].keys():
                 odd = sorted(record.keys() ^ content[0].keys())
                 raise PayloadError(f"row {row} and row 0 differ in {', '.join(map(repr, odd))}")
-        rows = [[record[name] for name in names] for record in content]
-        return Table(_to_floats(rows, names), names)
-    return Table(_to_floats(content, None))
+        content = [[record[name] for name in names] for record in content]
+    return Table(_to_values(content, names), names, parameters or {})
 
 
 _NUMBERS = {int, float, bool, type(None)}
+_CELLS = {str, *_NUMBERS}
 
 
-def _to_floats(rows: list, names: tuple[str, ...] | None) -> np.ndarray:
+def _to_values(rows: list, names: tuple[str, ...] | None) -> np.ndarray:
     flat = not any(isinstance(row, list) for row in rows)
     table = [rows] if flat else rows
+    text = False
     # Before NumPy sees them: it would pad every cell to the longest text among them.
     for row, cells in enumerate(table):
         if not isinstance(cells, list):
-            raise PayloadError(f"row {row}: {_shorten(cells)} is not an array, as other rows are")
+            raise PayloadError(f"row {row}: {shorten(cells)} is not an array, as other rows are")
         if len(cells) != len(table[0]):
             raise PayloadError(f"row {row} has {len(cells)} cells where row 0 has {len(table[0])}")
         if not _NUMBERS.issuperset(map(type, cells)):
-            column = next(i for i, cell in enumerate(cells) if type(cell) not in _NUMBERS)
-            where = repr(names[column]) if names else f"column {column}"
-            raise PayloadError(f"row {row}, {where}: {_shorten(cells[column])} is not a number")
+            text = True
+            if not _CELLS.issuperset(map(type, cells)):
+                column = next(i for i, cell in enumerate(cells) if type(cell) not in _CELLS)
+                where = repr(names[column]) if names else f"column {column}"
+                raise PayloadError(
+                    f"row {row}, {where}: {shorten(cells[column])} is not a number or a text"
+                )
     try:
-        values = np.array(table, dtype=np.float64)  # None becomes NaN
+        if text:
+            columns = [_to_column(cells) for cells in zip(*table, strict=True)]
+            values = Table.of_columns(columns).values
+        else:
+            values = np.array(table, dtype=np.float64)  # None becomes NaN
     except OverflowError:
         raise PayloadError("an integer is too large for a float") from None
     return values[0] if flat else values
+
+
+def _to_column(cells: tuple) -> list[float] | list[str | None]:
+    if str in set(map(type, cells)):
+        return [as_text(cell) for cell in cells]
+    return [np.nan if cell is None else float(cell) for cell in cells]
 
 
 _DECODERS: dict[str, Callable] = {
@@ -369,17 +340,22 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Answer:
-    """Predictions, and the explanation for those who ask.
+    """Predictions, what belongs to each of them, and the explanation for those who ask.
 
     Parameters
     ----------
-    prediction : ndarray of float64, shape (n,)
-    explain : callable
-        Returns the `Explanation`; called only if the client accepts one.
+    prediction : ndarray of float64 or str, shape (n,)
+        Numbers or labels.
+    explain : callable, optional
+        Returns the `Explanation`, or a mapping of further columns that explain the rows; called
+        only if the client accepts one.
+    columns : mapping of str to (ndarray or sequence), each of length n
+        What JSON and JSON lines carry beside each prediction, such as its probability.
     """
 
     prediction: np.ndarray
-    explain: Callable[[], Explanation]
+    explain: Callable[[], Explanation | Mapping[str, Sequence]] | None = None
+    columns: Mapping[str, Sequence] = field(default_factory=dict)
 
 
 def encode(answer: Answer, accept: str | None) -> tuple[bytes, str]:
@@ -402,17 +378,44 @@ def encode(answer: Answer, accept: str | None) -> tuple[bytes, str]:
     PayloadError
         406 if nothing that the client accepts can be written here.
     """
-    media, parameters = _choose(accept or JSON)
+    media, parameters = negotiate(accept)
+    if media == NPY and answer.prediction.dtype.kind not in "fiub":
+        raise PayloadError(
+            f"the predictions are labels, and {NPY} carries numbers; accept one of "
+            + ", ".join(name for name in _ENCODERS if name != NPY),
+            status=406,
+        )
     explained = parameters.get("explain") == "true"
     if explained and media not in (JSON, JSONLINES):
         raise PayloadError(
             f"{media} cannot carry an explanation; accept {JSON}; explain=true", status=406
         )
+    if explained and answer.explain is None:
+        raise PayloadError("this model explains nothing; drop explain=true", status=406)
     return _ENCODERS[media](answer, answer.explain() if explained else None), media
 
 
-def _choose(accept: str) -> tuple[str, dict[str, str]]:
-    choices = [parse_media_type(choice) for choice in accept.split(",")]
+def negotiate(accept: str | None) -> tuple[str, dict[str, str]]:
+    """Choose the media type of the answer.
+
+    Parameters
+    ----------
+    accept : str or None
+        The Accept header; JSON where it is absent.
+
+    Returns
+    -------
+    media : str
+    parameters : dict of str to str
+        What the client wrote beside it, as in ``application/json; explain=true; top_k=5``, in
+        lower case.
+
+    Raises
+    ------
+    PayloadError
+        406 if nothing that the client accepts can be written here.
+    """
+    choices = [parse_media_type(choice) for choice in (accept or JSON).split(",")]
     refused = {choice[0] for choice in choices if _quality(choice) == 0}
     for media, parameters in sorted(choices, key=_quality, reverse=True):
         for offered in _ENCODERS:
@@ -439,29 +442,51 @@ def _to_npy(answer: Answer, _: None) -> bytes:
 
 
 def _to_csv(answer: Answer, _: None) -> bytes:
-    return _lines(map(repr, answer.prediction.tolist()))
+    if answer.prediction.dtype.kind in "fiub":
+        return _lines(map(repr, answer.prediction.tolist()))
+    return _lines(map(_quote, answer.prediction))
 
 
-def _to_json(answer: Answer, explanation: Explanation | None) -> bytes:
-    content = {"prediction": answer.prediction.tolist()}
-    if explanation:
-        content |= {
-            "shap_base": explanation.base,
-            "shap_values": {k: v.tolist() for k, v in explanation.values.items()},
-            "scale": explanation.scale,
-        }
-    return json.dumps(content, allow_nan=False).encode()
+def _quote(label: str) -> str:
+    # csv.writer leaves a lone carriage return as it is.
+    if label and not any(special in label for special in ',"\r\n'):
+        return label
+    return '"' + label.replace('"', '""') + '"'
 
 
-def _to_jsonlines(answer: Answer, explanation: Explanation | None) -> bytes:
-    rows = [{"prediction": value} for value in answer.prediction.tolist()]
-    if explanation:
-        columns = {name: values.tolist() for name, values in explanation.values.items()}
-        for i, row in enumerate(rows):
-            row["shap_base"] = explanation.base
-            row["shap_values"] = {name: column[i] for name, column in columns.items()}
-            row["scale"] = explanation.scale
-    return _lines(json.dumps(row, allow_nan=False) for row in rows)
+_dump = json.JSONEncoder(allow_nan=False).encode
+
+
+def _to_json(answer: Answer, explanation: Explanation | Mapping | None) -> bytes:
+    content = _collect(answer, explanation)
+    if isinstance(explanation, Explanation):
+        content["shap_base"] = explanation.base
+        content["shap_values"] = {name: _to_list(v) for name, v in explanation.values.items()}
+        content["scale"] = explanation.scale
+    return _dump(content).encode()
+
+
+def _to_jsonlines(answer: Answer, explanation: Explanation | Mapping | None) -> bytes:
+    columns = _collect(answer, explanation)
+    if isinstance(explanation, Explanation):
+        n = len(answer.prediction)
+        rows = zip(*map(_to_list, explanation.values.values()), strict=True)
+        columns["shap_base"] = [explanation.base] * n
+        columns["shap_values"] = [dict(zip(explanation.values, row, strict=True)) for row in rows]
+        columns["scale"] = [explanation.scale] * n
+    rows = zip(*columns.values(), strict=True)
+    return _lines(_dump(dict(zip(columns, row, strict=True))) for row in rows)
+
+
+def _collect(answer: Answer, explanation: Explanation | Mapping | None) -> dict[str, list]:
+    columns = {"prediction": answer.prediction, **answer.columns}
+    if isinstance(explanation, Mapping):
+        columns |= explanation
+    return {name: _to_list(column) for name, column in columns.items()}
+
+
+def _to_list(column: Sequence) -> list:
+    return column.tolist() if isinstance(column, np.ndarray) else list(column)
 
 
 def _lines(lines: Iterable[str]) -> bytes:
@@ -469,7 +494,7 @@ def _lines(lines: Iterable[str]) -> bytes:
 
 
 # In the order in which a wildcard chooses.
-_ENCODERS: dict[str, Callable[[Answer, Explanation | None], bytes]] = {
+_ENCODERS: dict[str, Callable[[Answer, Explanation | Mapping | None], bytes]] = {
     JSON: _to_json,
     CSV: _to_csv,
     JSONLINES: _to_jsonlines,

@@ -1,3 +1,4 @@
+import csv
 import io
 import json
 import pickle
@@ -53,6 +54,9 @@ def announced(shape: str, data: bytes = b"", descr: str = "'<f8'") -> bytes:
         (json.dumps(ROWS.tolist()).encode(), None),
         (json.dumps({"instances": ROWS.tolist()}).encode(), JSON),
         (b"[1, 2.5]\r\n\r\n[-3, 4e-3]\n[5, 6e10]", JSONLINES),
+        (b"1,2.5\n-3,4e-3\n5,6e10\n", "text/csv; header=absent"),
+        (json.dumps(json.dumps(ROWS.tolist())).encode(), JSON),
+        (json.dumps(json.dumps({"instances": ROWS.tolist()})), JSON),
     ],
 )
 def test_reads_rows_without_names(body, content_type):
@@ -115,6 +119,112 @@ def test_lines_are_rows_even_of_one_number(body, content_type):
     assert payload.decode(body, content_type).values.shape == (2, 1)
 
 
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "cells"),
+    [
+        (b"1,x\n2,y\n", CSV, [[1.0, "x"], [2.0, "y"]]),
+        (b"1,\n,y\n", CSV, [[1.0, None], [NAN, "y"]]),
+        (b' 1 , " x, y"\n2,"""y"" "\n', CSV, [[1.0, "x, y"], [2.0, '"y"']]),
+        (b'1,"x\n\ny"\r\n2,y\r\n', CSV, [[1.0, "x\n\ny"], [2.0, "y"]]),
+        (b"1,3\n2,x\n3,1_0\n", CSV, [[1.0, "3"], [2.0, "x"], [3.0, "1_0"]]),
+        ("1,\xe9\n".encode("latin-1"), "text/csv;charset=iso-8859-1", [[1.0, "\xe9"]]),
+        (b"a,b\n1,2\n", "text/csv; header=absent", [["a", "b"], ["1", "2"]]),
+        (b'[[1, "x"], [null, null]]', JSON, [[1.0, "x"], [NAN, None]]),
+        (
+            b'[["x"], [3], [2.5], [true], [NaN], [""]]',
+            JSON,
+            [["x"], ["3"], ["2.5"], ["true"], [None], [""]],
+        ),
+        (b'{"instances": [[true, "x"]]}', JSON, [[1.0, "x"]]),
+        (b'[null, "x", 2]', JSON, [NAN, "x", 2.0]),
+        (b'"x"\n"y"\n', JSONLINES, [["x"], ["y"]]),
+        (b'[1, "x"]\n[2, "y"]\n', JSONLINES, [[1.0, "x"], [2.0, "y"]]),
+    ],
+)
+def test_reads_text(body, content_type, cells):
+    table = payload.decode(body, content_type)
+    assert table.names is None
+    assert table.values.dtype == object
+    assert repr(table.values.tolist()) == repr(cells)  # in which NaN equals itself
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b"a,b\n1,x\n,\n", CSV),
+        (b'\n"a", b\r\n1,x\r\n,\r\n', "text/csv; header=present"),
+        (b'[{"a": 1, "b": "x"}, {"b": null, "a": null}]', JSON),
+        (b'{"a": 1, "b": "x"}\n{"b": null, "a": null}\n', JSONLINES),
+    ],
+)
+def test_reads_text_with_names(body, content_type):
+    table = payload.decode(body, content_type)
+    assert table.names == ("a", "b")
+    assert table.text() == [False, True]
+    assert repr(table.values.tolist()) == "[[1.0, 'x'], [nan, None]]"
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "rows"),
+    [
+        # Names above text alone are known by the model's names.
+        (b"job,town\nclerk,Rome\n", CSV, [["clerk", "Rome"]]),
+        (b"town,job\nRome,clerk\n", CSV, [["clerk", "Rome"]]),
+        (b"clerk,Rome\n", CSV, [["clerk", "Rome"]]),
+        (b"clerk,Rome\nsmith,Oslo", CSV, [["clerk", "Rome"], ["smith", "Oslo"]]),
+        (b"clerk,\nsmith,Oslo", CSV, [["clerk", None], ["smith", "Oslo"]]),
+        (b"Rome,Rome\n", CSV, [["Rome", "Rome"]]),
+        (b"town,town\n", CSV, [["town", "town"]]),
+        # Names above numbers are names in any case.
+        (b"job,town\n1,Rome\n", CSV, [[1.0, "Rome"]]),
+        # The sender's word counts most.
+        (b"job,town\n", "text/csv;header=absent", [["job", "town"]]),
+        (b"job,town\n1,Rome\n", 'text/csv;header="absent"', [["job", "town"], ["1", "Rome"]]),
+        (b"job,town\nclerk,Rome\n", "text/csv;header=present", [["clerk", "Rome"]]),
+    ],
+)
+def test_finds_out_whether_the_first_line_is_a_header(body, content_type, rows):
+    table = payload.decode(body, content_type).select(["job", "town"])
+    assert table.names == ("job", "town")
+    assert table.values.tolist() == rows
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "message"),
+    [
+        (b"job,Town\nclerk,Rome\n", CSV, "missing 'town'; unknown 'Town'"),
+        (b"Job,Town\n1,Rome\n", CSV, "missing 'job', 'town'; unknown 'Job', 'Town'"),
+        (b"Job,Town\nclerk,Rome\n", "text/csv;header=present", "unknown 'Job', 'Town'"),
+        (b"2019,2020\n1,Rome\n", "text/csv;header=present", "unknown '2019', '2020'"),
+        (b"job,town\n", CSV, "no rows below the header 'job,town'"),
+        (b"clerk,Rome,3\n", CSV, "got 3 columns where the model has 2"),
+    ],
+)
+def test_names_what_is_wrong_with_a_header(body, content_type, message):
+    with pytest.raises(PayloadError, match=message):
+        payload.decode(body, content_type).select(["job", "town"])
+
+
+def test_refuses_a_header_parameter_that_says_nothing():
+    with pytest.raises(PayloadError, match="send header=present or header=absent") as refusal:
+        payload.decode(b"1,2\n", "text/csv; header=yes")
+    assert refusal.value.status == 415
+
+
+@pytest.mark.parametrize("encode", [json.dumps, lambda body: json.dumps(json.dumps(body))])
+def test_parameters_come_beside_the_instances(encode):
+    body = {"instances": [{"a": 1}], "parameters": {"threshold": 0.9}}
+    assert payload.decode(encode(body), JSON).parameters == {"threshold": 0.9}
+    assert payload.decode(encode({"instances": [1]}), JSON).parameters == {}
+
+
+def test_a_record_may_have_a_column_named_parameters():
+    assert payload.decode(b'{"parameters": 1}', JSON).matrix(["parameters"]) == [[1]]
+
+
 def test_a_single_record_is_one_row():
     np.testing.assert_array_equal(
         payload.decode(b'{"b": 2, "a": true}', JSON).matrix(["a", "b"]), [[1, 2]]
@@ -149,17 +259,15 @@ def test_a_single_record_is_one_row():
         (npy_header("[" * 90 + "]" * 90), NPY, "npy format"),
         # CSV
         (b"\n \r\n", CSV, "no lines"),
-        (b"a,b\n", CSV, "no rows below the header 'a,b'"),
-        (b"a,b\n1,2\n3,x\n", CSV, "line 3, column 'b': 'x' is not a number"),
-        (b"1,2\n\n3,x\n", CSV, "line 3, column 2: 'x' is not a number"),
-        (b"1,x\n", CSV, "line 1, column 2: 'x' is not a number"),
-        (b"1,1_0\n", CSV, "'1_0' is not a number"),
         (b"1,2\n3\n", CSV, "line 2 has 1 cells where 2 are expected"),
         (b"1,2\n3,4,5\n", CSV, "line 2 has 3 cells where 2 are expected"),
         (b"a,b\n1,2,3\n", CSV, "the header has 2 cells, the rows 3"),
         (b"a,b,a\n1,2,3\n", CSV, "two columns are named 'a'"),
         (b"1," + b"x" * 200_000, CSV, "not comma-separated"),
-        (b"1;2\n3;4\n", CSV, "line 2, column '1;2': '3;4' is not a number"),
+        (b"x,y\n" + b"x" * 200_000, CSV, "not comma-separated"),
+        (b"a,x\ny\n", CSV, "line 2 has 1 cells where 2 are expected"),
+        (b'a,b\n\n1,"x\n\ny"\n1\n', CSV, "line 6 has 1 cells where 2 are expected"),
+        (b"1,2\n", "text/csv; header=present", "no rows below the header '1,2'"),
         (b"1,\xff\n", CSV, "not utf-8 text"),
         (b"1,\xff\n", "text/csv; charset=us-ascii", "not us-ascii text"),
         # JSON
@@ -174,16 +282,19 @@ def test_a_single_record_is_one_row():
         (b"[1, [2]]", JSON, "row 0: 1 is not an array"),
         (b"[[1], 2]", JSON, "row 1: 2 is not an array"),
         (b"[[1], {}]", JSON, "row 1: {} is not an array"),
-        (b'[["1"]]', JSON, "row 0, column 0: '1' is not a number"),
-        (b'[1, "x"]', JSON, "row 0, column 1: 'x' is not a number"),
         (b"[[[1]]]", JSON, r"\[1\] is not a number"),
-        (b'[{"a": "x"}]', JSON, "row 0, 'a': 'x' is not a number"),
         (b'[{"a": 1}, [2]]', JSON, "row 1 is not a record"),
         (b'[{"a": 1}, {"b": 1}]', JSON, "row 1 and row 0 differ in 'a', 'b'"),
         (b"[" + b"9" * 400 + b"]", JSON, "too large"),
         (b"[[" + b"9" * 400 + b"]]", JSON, "too large"),
         (b"[" * 100_000, JSON, "not valid JSON"),
         (b"[" * 500 + b"1" + b"]" * 500, JSON, "is not a number"),
+        (b'[{"a": 1}, {"a": {}}]', JSON, "row 1, 'a': {} is not a number or a text"),
+        (b'[["x", 1], [[], 2]]', JSON, r"row 1, column 0: \[\] is not a number or a text"),
+        (b'[["x", 1' + 400 * b"0" + b"]]", JSON, "too large"),
+        (b'"x"', JSON, "the body is a JSON string; inside it: not valid JSON"),
+        (b'"\\"[]\\""', JSON, r"non-empty array of rows.*; got '\[\]'"),
+        (b'{"instances": [1], "parameters": 3}', JSON, "parameters must be an object, got 3"),
         # JSON lines
         (b"\n \n", JSONLINES, "non-empty"),
         (b"[1]\n{]\n", JSONLINES, "line 2: not valid JSON"),
@@ -239,6 +350,18 @@ def test_refuses_charsets_that_are_unknown_or_no_text(charset):
         (b'{"a": 1, "b": 1, "c": 1}', JSON, "unknown 'c'"),
         (b"A,b\n1,2\n", CSV, "missing 'a'; unknown 'A'"),
         (b"{}", JSON, "missing 'a', 'b'"),
+        # text
+        (b"a,b\n", CSV, "no rows below the header 'a,b'"),
+        (b"a,b\n1,2\n3,x\n", CSV, "line 3, column 'b': 'x' is not a number"),
+        (b"b,a\n1,2\n3,x\n", CSV, "line 3, column 'a': 'x' is not a number"),
+        (b"1,2\n\n3,x\n", CSV, "line 3, column 'b': 'x' is not a number"),
+        (b"1,x\n", CSV, "line 1, column 'b': 'x' is not a number"),
+        (b"1,1_0\n", CSV, "'1_0' is not a number"),
+        (b"1;2\n3;4\n", CSV, "got 1 columns where the model has 2: a, b"),
+        (b'[["1", 1]]', JSON, "row 0, 'a': '1' is not a number"),
+        (b'[1, "x"]', JSON, "row 0, 'b': 'x' is not a number"),
+        (b'[[1, 2], [null, "3"], [0, "x"]]', JSON, "row 2, 'b': 'x' is not a number"),
+        (b'{"b": 1, "a": "x"}', JSON, "row 0, 'a': 'x' is not a number"),
     ],
 )
 def test_refuses_tables_that_do_not_fit_the_model(body, content_type, message):
@@ -251,10 +374,10 @@ def test_a_long_text_among_numbers_costs_no_more_memory_than_the_body():
 
     body = json.dumps([["x" * 20_000] + [1] * 20_000])
     tracemalloc.start()
-    with pytest.raises(PayloadError, match="column 0: 'xxx"):
-        payload.decode(body, JSON)
+    table = payload.decode(body, JSON)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
+    assert table.values.shape == (1, 20_001)
     assert peak < 50 * len(body)
 
 
@@ -278,6 +401,9 @@ npy_bytes = st.one_of(
 )
 
 
+KNOWN = {"levels": {"b": ["n", "a", 1, "2"]}, "unknown": "keep"}
+
+
 @seed(20261120)
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(
@@ -296,16 +422,18 @@ def test_any_body_is_a_table_or_a_payload_error(body, content_type):
     except PayloadError:
         return
     assert isinstance(table, Table)
-    assert table.values.dtype == np.float64
+    assert table.values.dtype in (np.float64, object)
     assert table.values.ndim in (1, 2)
     if table.names is not None:
         assert table.values.shape[1] == len(table.names)
-    try:
-        matrix = table.matrix(["a", "b"])
-    except PayloadError:
-        return
-    assert matrix.shape[1] == 2
-    assert np.isfinite(matrix).all()
+    for how, good in [({}, np.isfinite), ({"missing": True, **KNOWN}, lambda x: ~np.isinf(x))]:
+        try:
+            matrix = table.matrix(["a", "b"], **how)
+        except PayloadError:
+            continue
+        assert matrix.shape[1] == 2
+        assert matrix.dtype == np.float64
+        assert good(matrix).all()
 
 
 # ---------------------------------------------------------------- writing
@@ -336,6 +464,84 @@ def test_predictions_survive_the_way_out_and_in_again(values, media):
     if media == JSONLINES:
         assert body.count(b"\n") == len(values)
     np.testing.assert_array_equal(payload.decode(body, media).values.ravel(), values)
+
+
+@seed(20261120)
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    labels=st.lists(st.text(st.characters(codec="utf-8"), max_size=8), min_size=1, max_size=9),
+    media=st.sampled_from([CSV, JSON, JSONLINES]),
+    dtype=st.sampled_from([object, str]),
+)
+def test_labels_survive_the_way_out_and_in_again(labels, media, dtype):
+    labels = np.array(labels, dtype=dtype).tolist()  # NumPy's str drops trailing zero bytes
+    body, content_type = payload.encode(Answer(np.array(labels, dtype=dtype), never), media)
+    assert content_type == media
+    if media == CSV:
+        read = [cells[0] for cells in csv.reader(io.StringIO(body.decode(), newline=""))]
+    elif media == JSON:
+        read = json.loads(body)["prediction"]
+    else:
+        read = [json.loads(line)["prediction"] for line in body.splitlines()]
+    assert read == labels
+
+
+def test_labels_are_quoted_in_csv_where_they_must_be():
+    answer = Answer(np.array(["plain", "a, b", 'say "x"', "3"]))
+    assert payload.encode(answer, CSV) == (b'plain\n"a, b"\n"say ""x"""\n3\n', CSV)
+
+
+def test_npy_carries_no_labels():
+    with pytest.raises(PayloadError, match="labels, and application/x-npy carries n") as refusal:
+        payload.encode(Answer(np.array(["a"])), NPY)
+    assert refusal.value.status == 406
+
+
+LABELS = Answer(
+    np.array(["ham", "spam"]),
+    lambda: {"anchor": [["a > 1"], []], "precision": np.array([0.9, 1.0])},
+    {"probability": np.array([0.75, 0.5])},
+)
+
+
+def test_writes_further_columns_beside_the_predictions():
+    content = {"prediction": ["ham", "spam"], "probability": [0.75, 0.5]}
+    why = {"anchor": [["a > 1"], []], "precision": [0.9, 1.0]}
+    assert json.loads(payload.encode(LABELS, JSON)[0]) == content
+    assert json.loads(payload.encode(LABELS, "application/json;explain=true")[0]) == content | why
+    lines = payload.encode(LABELS, "application/jsonlines")[0].splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"prediction": "ham", "probability": 0.75},
+        {"prediction": "spam", "probability": 0.5},
+    ]
+    lines = payload.encode(LABELS, "application/jsonlines;explain=true")[0].splitlines()
+    assert json.loads(lines[1]) == {
+        "prediction": "spam",
+        "probability": 0.5,
+        "anchor": [],
+        "precision": 1.0,
+    }
+    assert payload.encode(LABELS, CSV)[0] == b"ham\nspam\n"
+
+
+def test_who_explains_nothing_says_so():
+    with pytest.raises(PayloadError, match="explains nothing; drop explain=true") as refusal:
+        payload.encode(Answer(np.array([1.0])), "application/json;explain=true")
+    assert refusal.value.status == 406
+
+
+@pytest.mark.parametrize("media", [JSON, JSONLINES])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["prediction", "columns", "explanation", "shap"])
+def test_json_is_never_invalid(media, value, where):
+    values = np.array([value])
+    answer = Answer(
+        values if where == "prediction" else np.array([1.0]),
+        lambda: Explanation(0.0, {"a": values}) if where == "shap" else {"why": values[:1]},
+        {"probability": values if where == "columns" else np.array([1.0])},
+    )
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        payload.encode(answer, f"{media};explain=true")
 
 
 def test_writes_an_explanation_into_json():
@@ -385,6 +591,12 @@ def test_writes_an_explanation_into_every_json_line():
 )
 def test_accept_is_negotiated(accept, chosen):
     assert payload.encode(Answer(np.array([1.0]), never), accept)[1] == chosen
+
+
+def test_a_program_reads_its_own_parameters_of_accept():
+    accept = "text/csv;q=0.5, application/json; Explain=true; top_k=5"
+    assert payload.negotiate(accept) == (JSON, {"explain": "true", "top_k": "5"})
+    assert payload.negotiate(None) == (JSON, {})
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,344 @@
+"""Tables: rows and columns as they were sent, and their columns as a model's numbers.
+
+A `Table` doesn't know the model. `Table.select` puts its columns in the model's order, and
+`Table.matrix` makes numbers of them: categories become codes, and what cannot be a number is
+named. What a client got wrong is a `PayloadError`, whose `status` the server sends as it is.
+"""
+
+import functools
+import reprlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+class PayloadError(ValueError):
+    """A request or a file that cannot be used, and why.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong, where, and what is expected; shown to the client.
+    status : int
+        HTTP status of the answer: 400, 406 or 415.
+    """
+
+    def __init__(self, message: str, status: int = 400):
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells with or without column names.
+
+    Parameters
+    ----------
+    values : ndarray of float64 or object, shape (n, k) or (k,)
+        One row a sample. Float64, with NaN where a cell is empty; or, where any column holds
+        text, objects: floats in the columns of numbers, str and None in those of text.
+        One-dimensional only where the sender left open whether it is a row or a column.
+    names : tuple of str or None
+        The k column names, if the sender gave any.
+    parameters : mapping of str to object
+        What the sender asks for beside the rows.
+    lines : sequence of int or None
+        Line on which each row begins, for rows that came as lines of text.
+    ambiguous : bool
+        Whether the first row may be the column names instead: only who knows the columns can
+        tell. `select` and `headed` settle it.
+
+    Raises
+    ------
+    PayloadError
+        If two columns have the same name.
+    """
+
+    values: np.ndarray
+    names: tuple[str, ...] | None = None
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    lines: Sequence[int] | None = None
+    ambiguous: bool = False
+
+    def __post_init__(self):
+        """Refuse a name that would leave open which column is meant."""
+        if self.names is not None and len(set(self.names)) < len(self.names):
+            seen: set[str] = set()
+            twice = next(name for name in self.names if name in seen or seen.add(name))
+            raise PayloadError(f"two columns are named {shorten(twice)}")
+
+    @classmethod
+    def of_columns(
+        cls, columns: Sequence[Sequence | np.ndarray], names: tuple[str, ...] | None = None, **more
+    ) -> "Table":
+        """Put columns side by side.
+
+        Parameters
+        ----------
+        columns : sequence of (ndarray of float64, shape (n,)), or of (sequence of str and None)
+            At least one.
+        names, **more
+            As in `Table`.
+        """
+        if any(_is_text(column) for column in columns):
+            values = np.empty((len(columns[0]), len(columns)), dtype=object)
+            for j, column in enumerate(columns):
+                values[:, j] = column
+        else:
+            values = np.column_stack([np.asarray(column, dtype=np.float64) for column in columns])
+        return cls(values, names, **more)
+
+    def text(self) -> list[bool]:
+        """Return for each column whether it holds text, or nothing where text was expected."""
+        if not self.values.dtype.hasobject:
+            return [False] * self.values.shape[1]
+        return [_is_text(column) for column in self.values.T]
+
+    def place(self, row: int, column: int) -> str:
+        """Return the words for where a cell is."""
+        if self.lines is not None:
+            name = repr(self.names[column]) if self.names else str(column + 1)
+            return f"line {self.lines[row]}, column {name}"
+        return f"row {row}, " + (repr(self.names[column]) if self.names else f"column {column}")
+
+    def headed(self) -> "Table":
+        """Return the table with its first row as the names, if it may be that.
+
+        Raises
+        ------
+        PayloadError
+            If there is no other row.
+        """
+        if not self.ambiguous:
+            return self
+        names = _as_names(self.values[0])
+        if len(self.values) == 1:
+            raise PayloadError(f"there are no rows below the header {','.join(names)!r}")
+        return Table(self.values[1:], names, self.parameters, self.lines[1:])
+
+    def select(self, features: Sequence[str]) -> "Table":
+        """Return the columns in the model's order, under the model's names.
+
+        An ambiguous first row is taken for the names if any of its cells is one of them.
+
+        Parameters
+        ----------
+        features : sequence of str
+            The p feature names of the model.
+
+        Returns
+        -------
+        Table
+            At least one row; ``values`` has shape (n, p).
+
+        Raises
+        ------
+        PayloadError
+            If a column is missing or unknown, the number of columns is wrong, or there is no row.
+        """
+        values, lines = self._arrange(features)
+        return Table(values, tuple(features), self.parameters, lines)
+
+    def _arrange(self, features: Sequence[str]) -> tuple[np.ndarray, Sequence[int] | None]:
+        if self.ambiguous and not set(features).isdisjoint(_as_names(self.values[0])):
+            return self.headed()._arrange(features)
+        values, p = self.values, len(features)
+        if values.ndim == 1:
+            values = _as_column(values) if p == 1 else values.reshape(1, -1)
+        if self.names is not None:
+            values = values[:, _positions(self.names, features)]
+        if values.shape[1] != p:
+            raise PayloadError(
+                f"got {values.shape[1]} columns where the model has {p}: {', '.join(features)}"
+            )
+        if len(values) == 0:
+            raise PayloadError("got no rows; send at least one")
+        return values, self.lines
+
+    def matrix(
+        self,
+        features: Sequence[str],
+        levels: Mapping[str, Sequence[str | float]] | None = None,
+        missing: Collection[str] | bool = (),
+        unknown: str = "refuse",
+    ) -> np.ndarray:
+        """Return the columns in the model's order, as numbers.
+
+        Parameters
+        ----------
+        features : sequence of str
+            The p feature names of the model.
+        levels : mapping of str to sequence of (str or number), optional
+            The categories of those features that have some. A cell becomes the code of the level
+            that it equals, as text or else as a number: 0 for the first level, and so on.
+        missing : collection of str, or bool
+            The features that may be missing, NaN in the result; True for all of them.
+        unknown : {"refuse", "keep"}
+            What to do about a category that is no level: raise, or give it the code -1.
+
+        Returns
+        -------
+        ndarray of float64, shape (n, p)
+
+        Raises
+        ------
+        PayloadError
+            If the columns or the number of rows do not fit the model, or a cell is text where a
+            number is needed, infinite, no known category, or missing where it may not be.
+        """
+        values, lines = self._arrange(features)
+        if levels or values.dtype.hasobject:
+            chosen = Table(values, tuple(features), lines=lines)
+            numbers = np.empty(values.shape)
+            for j, name in enumerate(features):
+                if levels and name in levels:
+                    numbers[:, j] = chosen._codes(j, tuple(levels[name]), unknown)
+                else:
+                    numbers[:, j] = chosen._numbers(j)
+            values = numbers
+        good = np.isfinite(values)
+        if good.all():
+            return values
+        missing = features if missing is True else missing or ()
+        for j, name in enumerate(features):
+            if name in missing:
+                good[:, j] |= np.isnan(values[:, j])
+        for row, column in np.argwhere(~good)[:1]:
+            name = features[column]
+            cell = "missing" if np.isnan(values[row, column]) else "infinite"
+            wanted = "one of its categories" if levels and name in levels else "a finite number"
+            raise PayloadError(f"row {row}, {name!r} is {cell}; send {wanted}")
+        return values
+
+    def _numbers(self, column: int) -> np.ndarray:
+        cells = self.values[:, column]
+        texts = [row for row, cell in enumerate(cells) if isinstance(cell, str)]
+        if texts:  # beside "x", a "3" is not the culprit
+            row = next((row for row in texts if read_number(cells[row]) is None), texts[0])
+            raise PayloadError(f"{self.place(row, column)}: {shorten(cells[row])} is not a number")
+        return cells.astype(np.float64)  # None becomes NaN
+
+    def _codes(self, column: int, levels: tuple[str | float, ...], unknown: str) -> np.ndarray:
+        code_of = _code_of(levels)
+        cells = self.values[:, column].tolist()
+        codes = np.array([code_of.get(cell) for cell in cells], dtype=np.float64)
+        for row in np.flatnonzero(np.isnan(codes)):
+            cell = cells[row]
+            number = _truth_or_number(cell) if isinstance(cell, str) else cell
+            if cell is None or number != number:  # "nan" too, in whatever column it stands
+                continue
+            code = code_of.get(number, -1)
+            if code == -1 and unknown == "refuse":
+                known = ", ".join(map(shorten, levels[:5]))
+                more = f" and {len(levels) - 5} more" if len(levels) > 5 else ""
+                raise PayloadError(
+                    f"{self.place(row, column)}: "
+                    f"{shorten(cell) if isinstance(cell, str) else format(cell, 'g')} "
+                    f"is an unknown category; the model knows {known}{more}"
+                )
+            codes[row] = code
+        return codes
+
+    def frame(self):
+        """Return the table as pandas sees it.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Float64 columns and categorical ones, the categories of which are sorted; named
+            x0, x1, ... where the table has no names.
+        """
+        import pandas  # serving needs none
+
+        table = self.headed()
+        names = table.names or [f"x{j}" for j in range(table.values.shape[1])]
+        if not table.values.dtype.hasobject:
+            return pandas.DataFrame(table.values, columns=list(names))
+        columns = {}
+        for name, cells, text in zip(names, table.values.T, table.text(), strict=True):
+            if text:
+                known = sorted({cell for cell in cells if cell is not None})
+                columns[name] = pandas.Categorical(cells, categories=known)
+            else:
+                columns[name] = cells.astype(np.float64)
+        return pandas.DataFrame(columns)
+
+
+def shorten(value: object) -> str:
+    """Return how a message shows a value: what it is, and no whole body."""
+    text = reprlib.repr(value)  # which does not recurse deeply either
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def read_number(cell: str) -> float | None:
+    """Return the number that a cell spells, or None."""
+    try:
+        number = float(cell)
+    except ValueError:
+        return None
+    return None if "_" in cell else number  # float("1_0") is 10 to Python, and to nobody else
+
+
+def as_text(cell: float | str | None) -> str | None:
+    """Return a cell as it stands in a column of text, where a sender mixed both."""
+    if isinstance(cell, str):
+        return cell
+    if cell is None or cell != cell:
+        return None
+    return str(cell).lower().removesuffix(".0")  # true, as JSON has it
+
+
+def _is_text(column: Sequence | np.ndarray) -> bool:
+    if isinstance(column, np.ndarray) and not column.dtype.hasobject:
+        return False
+    # A column of numbers has NaN where a cell is missing, a column of text None.
+    return any(isinstance(cell, str) for cell in column) or (
+        len(column) > 0 and all(cell is None for cell in column)
+    )
+
+
+def _as_names(cells: np.ndarray) -> tuple[str, ...]:
+    return tuple(cell if isinstance(cell, str) else "" for cell in cells)
+
+
+def _as_column(values: np.ndarray) -> np.ndarray:
+    if values.dtype.hasobject and _is_text(values):
+        values = np.array([as_text(cell) for cell in values], dtype=object)
+    return values.reshape(-1, 1)
+
+
+def _positions(names: Sequence[str], features: Sequence[str]) -> list[int]:
+    at = {name: position for position, name in enumerate(names)}
+    missing = [name for name in features if name not in at]
+    extra = [name for name in names if name not in features]
+    if missing or extra:
+        complaints = [
+            f"{what} {', '.join(map(repr, columns))}"
+            for what, columns in (("missing", missing), ("unknown", extra))
+            if columns
+        ]
+        raise PayloadError(
+            f"columns do not match the model: {'; '.join(complaints)}; "
+            f"the model has {', '.join(map(repr, features))}"
+        )
+    return [at[name] for name in features]
+
+
+@functools.lru_cache(maxsize=1024)  # a few hundred categorical features, asked again and again
+def _code_of(levels: tuple[str | float, ...]) -> dict[str | float, int]:
+    codes: dict[str | float, int] = {}
+    for code, level in enumerate(levels):
+        codes.setdefault(level if isinstance(level, str) else float(level), code)
+    # A level is found by its number too; where two texts spell one, by the shorter ("1", "01").
+    texts = [(level, code) for code, level in enumerate(levels) if isinstance(level, str)]
+    for level, code in sorted(texts, key=lambda pair: len(pair[0])):
+        number = _truth_or_number(level)
+        if number is not None:
+            codes.setdefault(number, code)
+    return codes
+
+
+def _truth_or_number(cell: str) -> float | None:
+    # JSON's true is 1 in a column of numbers, and what pandas writes into a CSV file is "True".
+    return {"true": 1.0, "false": 0.0}.get(cell.lower(), read_number(cell))
