@@ -10,7 +10,6 @@ the error of eta on the first 10,000 rows against the truth that the rows were d
 import argparse
 import json
 import os
-import pickle
 import resource
 import shutil
 import subprocess
@@ -26,6 +25,8 @@ SIZES = (10_000, 100_000, 1_000_000)
 FAMILIES = ("gaussian", "binomial")
 # The largest number of rows that a peer fits in about a minute.
 PATIENCE = {"statsmodels": 100_000, "pygam": 100_000, "ebm": 100_000}
+# P-splines, which penalise differences of the coefficients, and our own penalty.
+BAM = {"bam ps": "bs = 'ps'", "bam bs": "bs = 'bs', m = c(3, 2)"}
 ONE_CORE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -50,7 +51,7 @@ def use_gam_model(family):
     kind = GAMClassifier if family == "binomial" else GAMRegressor
 
     def fit(X, y):
-        return kind(alpha="auto").fit(X, y)
+        return kind().fit(X, y)
 
     return fit, lambda model, X: model.terms_.eta(X), lambda model, X: model.terms_.predict(X)
 
@@ -134,7 +135,9 @@ def measure(peer, family, n):
         "rows_per_s": len(many) / per_call(lambda: predict(model, many), 5),
     }
     if peer == "gam_model":
-        result["artifact_bytes"] = len(pickle.dumps(model))
+        with tempfile.NamedTemporaryFile() as file:
+            model.terms_.save(file.name)
+            result["artifact_bytes"] = Path(file.name).stat().st_size
     print(json.dumps(result))
 
 
@@ -160,17 +163,18 @@ def run_all(full):
                     command = [sys.executable, __file__, "--measure", peer, family, str(n)]
                     results[key][peer] = run(command)
             if shutil.which("Rscript"):
-                results[key]["bam"] = run_bam(family, n)
+                for name, basis in BAM.items():
+                    results[key][name] = run_bam(family, n, basis)
             report(key, results[key])
     return results
 
 
-def run_bam(family, n):
+def run_bam(family, n, basis):
     """Measure mgcv, which reads the rows from files."""
     with tempfile.TemporaryDirectory() as folder:
         for name, values in zip(("X", "y", "eta"), draw(family, n), strict=True):
             values.T.tofile(Path(folder, name))  # R's matrices go column by column
-        return run(["Rscript", str(Path(__file__).with_name("bam.R")), folder, family, str(n)])
+        return run(["Rscript", str(Path(__file__).with_name("bam.R")), folder, family, str(n), basis])
 
 
 def run(command):
@@ -181,6 +185,24 @@ def run(command):
     if done.returncode:
         return {"error": done.stderr.strip().splitlines()[-1]}
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def time_imports():
+    """Return the CPU seconds that imports take, the median of five processes each."""
+    statements = (
+        "import gam_model",
+        "from gam_model import AdditiveModel",
+        "from gam_model import GAMRegressor",
+        "import sklearn.linear_model, statsmodels.api",
+    )
+    times = {statement: [] for statement in statements}
+    for _ in range(5):
+        for statement in statements:
+            script = f"import time\n{statement}\nprint(time.process_time())"
+            command = [sys.executable, "-c", script]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            times[statement].append(float(done.stdout))
+    return {statement: float(np.median(seconds)) for statement, seconds in times.items()}
 
 
 def report(key, results):
@@ -204,6 +226,10 @@ def main():
         peer, family, n = arguments.measure
         return measure(peer, family, int(n))
     results = run_all(arguments.full)
+    results["imports"] = time_imports()
+    print("\nimports, CPU seconds of the process")
+    for statement, seconds in results["imports"].items():
+        print(f"  {seconds:8.3f}  {statement}")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(results, indent=2) + "\n")
 

@@ -45,7 +45,9 @@ def place_knots(x, df, degree, weight=None, ends=None):
     low, high = ends or (x.min(), x.max())
     if high - low <= 8 * np.spacing(max(abs(low), abs(high))):  # constant but for rounding
         return None
-    df = min(df, max(np.unique(x).size, degree + 1))
+    distinct = np.unique(x[: 100 * df]).size  # mostly enough; sorting all takes far longer
+    if distinct < df:
+        df = min(df, max(np.unique(x).size, degree + 1))
     inner = _quantiles(x, np.linspace(0, 1, df - degree + 1)[1:-1], weight)
     gap = 1e-8 * (high - low)  # closer, and the penalty, growing as gap^-3, drowns the data
     inner = inner[(np.diff(inner, prepend=low) > gap) & (inner < high - gap)]
@@ -207,7 +209,7 @@ class SplineBasis:
                 x = np.where(hole, self.knots[0], x)
         if self.left_out:
             order = self.degree + 1
-            matrix = BSpline.design_matrix(x, self.knots, self.degree)
+            matrix = BSpline.design_matrix(x, self.knots, self.degree, extrapolate=True)
             columns[:, :order] = matrix.indices.reshape(-1, order)
             values[:, :order] = matrix.data.reshape(-1, order)
             if self.missing:
