@@ -22,11 +22,8 @@ from typing import NoReturn
 
 import numpy as np
 
-import payload
-
-
-class JobError(Exception):
-    """Something about the job that its owner can mend; the message becomes FailureReason."""
+from channels import ROWS, Channel, Chunks, JobError
+from table import Table
 
 
 class _Stopped(BaseException):
@@ -64,7 +61,9 @@ class Job:
             output_dir=Path(environ.get("SM_OUTPUT_DIR", "/opt/ml/output")),
         )
 
-    def read(self, channel: str, file: str | None = None) -> payload.Table:
+    def read(
+        self, channel: str, file: str | None = None, *, missing: bool = False, text: bool = False
+    ) -> Table:
         """Read one file of a channel, or all of them below one another.
 
         Parameters
@@ -74,38 +73,54 @@ class Job:
         file : str, optional
             Path of one file inside the channel. CSV (with or without a header), Parquet and npy
             are told apart by their ending.
+        missing, text : bool
+            Whether cells may be missing, and columns may hold text.
 
         Returns
         -------
-        payload.Table
-            At least two columns and one row, no cell missing.
+        Table
+            At least two columns and one row.
 
         Raises
         ------
         JobError
-            If channel or file is absent, a file cannot be read, or the files do not fit together.
+            If channel or file is absent, a file cannot be read or holds what it may not, or the
+            files do not fit together.
         """
+        return self._open(channel, file, missing, text).read()
+
+    def chunks(
+        self,
+        channel: str,
+        file: str | None = None,
+        rows: int = ROWS,
+        *,
+        missing: bool = False,
+        text: bool = False,
+        progress: bool = False,
+    ) -> Chunks:
+        """Return the same rows as `read` does, some at a time, for data larger than the memory.
+
+        Parameters
+        ----------
+        channel, file, missing, text
+            As in `read`.
+        rows : int
+            Most rows of a chunk.
+        progress : bool
+            Whether to print how far each pass is.
+        """
+        return Chunks(self._open(channel, file, missing, text), rows, progress)
+
+    def size(self, channel: str, file: str | None = None) -> int:
+        """Return the bytes of what `read` and `chunks` would read."""
+        return self._open(channel, file, missing=True, text=True).size()
+
+    def _open(self, channel: str, file: str | None, missing: bool, text: bool) -> Channel:
         if channel not in self.channels:
             there = ", ".join(map(repr, self.channels)) or "none"
             raise JobError(f"no channel {channel!r} (channels: {there}); pass it to fit()")
-        folder = self.channels[channel]
-        present = sorted(path for path in folder.rglob("*") if path.is_file())
-        if file is None:  # .ipynb_checkpoints/, _SUCCESS and their like are no data
-            present = [path for path in present if not _is_hidden(path.relative_to(folder))]
-        listing = ", ".join(str(path.relative_to(folder)) for path in present[:10])
-        if file is not None and folder / file not in present:
-            raise JobError(f"no file {file!r} in channel {channel!r}; it holds: {listing or '-'}")
-        if not present:
-            raise JobError(f"channel {channel!r} holds no file")
-        paths = [folder / file] if file is not None else present
-        tables = [_read_file(path, str(path.relative_to(folder))) for path in paths]
-        for path, table in zip(paths[1:], tables[1:], strict=True):
-            if (table.names, table.values.shape[1]) != (
-                tables[0].names,
-                tables[0].values.shape[1],
-            ):
-                raise JobError(f"{path.name}: its columns are not those of {paths[0].name}")
-        return payload.Table(np.concatenate([t.values for t in tables]), tables[0].names)
+        return Channel(channel, self.channels[channel], file, missing, text)
 
     def log_metrics(self, **metrics: float) -> None:
         """Print ``name=value;`` a line, for metric definitions such as ``r2_test=(.*?);``."""
@@ -126,109 +141,28 @@ class Job:
         (self.output_dir / "failure").write_text(reason, encoding="utf-8", errors="replace")
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith((".", "_")) for part in path.parts)
-
-
-def _read_file(path: Path, name: str) -> payload.Table:
-    try:
-        reader = _READERS[path.suffix.lower()]
-    except KeyError:
-        raise JobError(f"{name}: unknown ending; expected one of {', '.join(_READERS)}") from None
-    if path.stat().st_size == 0:
-        raise JobError(f"{name} is empty")
-    try:
-        table = reader(path).headed()
-    except UnicodeDecodeError:
-        raise JobError(f"{name} is not UTF-8 text") from None
-    except payload.PayloadError as error:
-        raise JobError(f"{name}: {error}") from None
-    if table.values.ndim == 2 and any(table.text()):
-        row, column = next(
-            (row, column)
-            for row, cells in enumerate(table.values)
-            for column, cell in enumerate(cells)
-            if isinstance(cell, str) and payload.read_number(cell) is None
-        )
-        cell = payload.shorten(table.values[row, column])
-        raise JobError(f"{name}: {table.place(row, column)}: {cell} is not a number")
-    if table.values.ndim != 2 or table.values.shape[1] < 2:
-        raise JobError(f"{name} has one column only; expected features and a target, by commas")
-    if len(table.values) == 0:
-        raise JobError(f"{name} has no rows")
-    if not np.isfinite(table.values).all():
-        row, column = np.argwhere(~np.isfinite(table.values))[0]
-        where = repr(table.names[column]) if table.names else column + 1
-        value = table.values[row, column]
-        raise JobError(
-            f"{name}: row {row + 1}, column {where} is {'missing' if value != value else value}; "
-            "fill or drop it first"
-        )
-    return table
-
-
-def _read_csv(path: Path) -> payload.Table:
-    return payload.parse_csv(path.read_text(encoding="utf-8"))
-
-
-def _read_npy(path: Path) -> payload.Table:
-    return payload.parse_npy(path.read_bytes())
-
-
-def _read_parquet(path: Path) -> payload.Table:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            content = file.read()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise payload.PayloadError(f"not a Parquet file: {error}") from None
-    # A table that pandas wrote may bring its index along, which no to_csv(index=False) would.
-    index = (content.schema.pandas_metadata or {}).get("index_columns", [])
-    columns = {}
-    for field, column in zip(content.schema, content.columns, strict=True):
-        if field.name in columns:
-            raise payload.PayloadError(f"two columns are named {field.name!r}")
-        if field.name not in index:
-            try:
-                columns[field.name] = column.cast(pyarrow.float64(), safe=False).to_numpy()
-            except pyarrow.ArrowException:
-                raise payload.PayloadError(
-                    f"column {field.name!r} is {field.type}, not numbers"
-                ) from None
-    values = np.column_stack(list(columns.values())) if columns else np.empty((0, 0))
-    return payload.Table(values, tuple(columns))
-
-
-_READERS: dict[str, Callable[[Path], payload.Table]] = {
-    ".csv": _read_csv,
-    ".npy": _read_npy,
-    ".parquet": _read_parquet,
-}
-
-
-def split_target(table: payload.Table, target: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def split_target(table: Table, target: str, text: bool = False) -> tuple[Table, np.ndarray]:
     """Take the target's column out of a table.
 
     Parameters
     ----------
-    table : payload.Table
+    table : Table
         Shape (n, k).
     target : str
         Name of the target's column, or its index; negative ones count from the end.
+    text : bool
+        Whether the target may be labels.
 
     Returns
     -------
-    X : ndarray, shape (n, k - 1)
-    y : ndarray, shape (n,)
-    features : list of str
-        Column names; x0, x1, ... where the files give none.
+    X : Table
+        The k - 1 other columns; named x0, x1, ... where the table has no names.
+    y : ndarray of float64, or of str as objects, shape (n,)
 
     Raises
     ------
     JobError
-        If there is no such column.
+        If there is no such column, one of its cells is missing, or it holds text.
     """
     k = table.values.shape[1]
     columns = list(table.names or [])
@@ -240,8 +174,21 @@ def split_target(table: payload.Table, target: str) -> tuple[np.ndarray, np.ndar
         except (ValueError, IndexError):
             there = ", ".join(map(repr, columns)) or f"{k}, without names"
             raise JobError(f"target={target!r} is no column; there are {there}") from None
+    where = f"the target, column {repr(columns[index]) if columns else index + 1},"
+    kinds = table.text()
+    labels = kinds.pop(index)
+    if labels and not text:
+        raise JobError(f"{where} is text; expected numbers")
+    y = table.values[:, index]
+    y = y if labels else y.astype(np.float64, copy=False)
+    absent = [cell is None for cell in y] if labels else np.isnan(y)
+    if any(absent):
+        raise JobError(f"{where} is missing in row {list(absent).index(True) + 1}; drop it first")
     features = columns[:index] + columns[index + 1 :] or [f"x{j}" for j in range(k - 1)]
-    return np.delete(table.values, index, axis=1), table.values[:, index], features
+    rest = np.delete(table.values, index, axis=1)
+    if not any(kinds):
+        rest = rest.astype(np.float64, copy=False)
+    return Table(rest, tuple(features)), y
 
 
 # ---------------------------------------------------------------- hyperparameters

@@ -103,10 +103,9 @@ def number_or_auto(text: str) -> float | str:
 
 def train(job: Job, arguments: argparse.Namespace) -> None:
     """Fit, measure and save one model."""
-    import pandas  # serving needs none; here it gives the terms their columns' names
-
     table = job.read("train", arguments.train_file)
-    X, y, features = split_target(table, arguments.target)
+    features, y = split_target(table, arguments.target)
+    X = features.values
     distinct = [len(np.unique(column)) for column in X.T]
     if arguments.df > max(distinct):
         raise JobError(
@@ -120,7 +119,7 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
         extrapolate=arguments.extrapolate,
     )
     try:
-        regressor.fit(X if table.names is None else pandas.DataFrame(X, columns=features), y)
+        regressor.fit(X if table.names is None else features.frame(), y)
     except ValueError as error:
         raise JobError(str(error)) from None
     print(regressor.summary(), flush=True)
@@ -130,15 +129,15 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
         test = job.read("test", arguments.test_file)
         if (test.names, test.values.shape[1]) != (table.names, table.values.shape[1]):
             raise JobError("the columns of channel 'test' are not those of channel 'train'")
-        X_test, y_test, _ = split_target(test, arguments.target)
+        features_test, y_test = split_target(test, arguments.target)
         try:
-            metrics |= measure("test", y_test, regressor.terms_.predict(X_test))
+            metrics |= measure("test", y_test, regressor.terms_.predict(features_test.values))
         except ValueError as error:  # outside the training range, with extrapolate="error"
             raise JobError(f"channel 'test': {error}") from None
     job.log_metrics(**metrics)
 
     joblib.dump(regressor, job.model_dir / "model.joblib")
-    job.write_json("model.json", describe(regressor, features, X, metrics))
+    job.write_json("model.json", describe(regressor, features.names, X, metrics))
 
 
 def measure(split: str, y: np.ndarray, prediction: np.ndarray) -> dict[str, float]:

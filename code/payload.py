@@ -4,15 +4,16 @@ Reading (`decode`) and writing (`encode`) are tables from media type to a pure f
 client got wrong is a `PayloadError`, whose `status` the server sends as it is.
 """
 
-import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import BinaryIO
 
 import numpy as np
 
-from table import PayloadError, Table, as_text, read_number, shorten
+from delimited import parse_csv
+from table import PayloadError, Table, as_text, shorten
 
 NPY = "application/x-npy"
 CSV = "text/csv"
@@ -92,6 +93,35 @@ def parse_media_type(header: str) -> tuple[str, dict[str, str]]:
 def parse_npy(body: bytes) -> Table:
     """Read one array in NumPy's format, without pickle and never beyond the body's own size."""
     stream = io.BytesIO(body)
+    dtype, shape, order = read_npy_header(stream, len(body))
+    values = np.frombuffer(body, dtype, offset=stream.tell()).reshape(shape, order=order)
+    with np.errstate(over="ignore"):  # of a longdouble; infinity is refused later, by its place
+        return Table(np.ascontiguousarray(values, dtype=np.float64))
+
+
+def read_npy_header(stream: BinaryIO, length: int) -> tuple[np.dtype, tuple[int, ...], str]:
+    """Read what an npy file says of its array, and check it.
+
+    Parameters
+    ----------
+    stream : binary file
+        At its start; afterwards where the array begins.
+    length : int
+        Bytes in the whole file.
+
+    Returns
+    -------
+    dtype : numpy.dtype
+        Of floats, integers or truth values.
+    shape : tuple of int
+        One or two lengths, none of which is 0.
+    order : {"C", "F"}
+
+    Raises
+    ------
+    PayloadError
+        If this is no such array, or not as long as it says.
+    """
     try:
         version = np.lib.format.read_magic(stream)
         read_header = {
@@ -106,112 +136,16 @@ def parse_npy(body: bytes) -> Table:
     if len(shape) not in (1, 2) or min(shape) < 0:
         raise PayloadError(f"the array has shape {shorten(shape)}; send (n_samples, n_features)")
     size = dtype.itemsize
-    for length in shape:  # in Python's integers, which do not overflow
-        size *= length
-    data = memoryview(body)[stream.tell() :]
-    if len(data) != size:
+    for axis in shape:  # in Python's integers, which do not overflow
+        size *= axis
+    sent = length - stream.tell()
+    if sent != size:
         raise PayloadError(
-            f"the array is truncated or has a tail: {size} bytes announced, {len(data)} sent"
+            f"the array is truncated or has a tail: {size} bytes announced, {sent} sent"
         )
     if size == 0:
         raise PayloadError(f"the array is empty: its shape is {shorten(shape)}")
-    values = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")
-    with np.errstate(over="ignore"):  # of a longdouble; infinity is refused later, by its place
-        return Table(np.ascontiguousarray(values, dtype=np.float64))
-
-
-def parse_csv(text: str, header: bool | None = None) -> Table:
-    """Read comma-separated cells.
-
-    A column whose cells are numbers or empty is one of numbers, any other one of text. The first
-    line is a header if none of its cells is a number and a name in it stands above numbers; above
-    text alone it may be either, and the table is ambiguous until `Table.select` knows the names.
-
-    Parameters
-    ----------
-    text : str
-    header : bool, optional
-        Whether the first line is one, if the sender says so.
-
-    Returns
-    -------
-    Table
-    """
-    lines = io.StringIO(text.removeprefix("\ufeff"), newline=None).readlines()
-    first = next((i for i, line in enumerate(lines) if line.strip()), None)
-    if first is None:
-        raise PayloadError("there are no lines")
-    cells = _split(lines[first])
-    if header is None and any(read_number(cell) is not None for cell in cells):
-        header = False
-    body = lines[first:] if header is False else lines[first + 1 :]
-    if not any(line.strip() for line in body):
-        return _read_text(lines, header)
-    try:
-        values = np.loadtxt(body, delimiter=",", comments=None, quotechar='"', ndmin=2)
-    except ValueError:  # text, an empty cell, or something wrong that deserves its place named
-        return _read_text(lines, header)
-    if header is False:
-        return Table(values)
-    if values.shape[1] != len(cells):
-        raise PayloadError(f"the header has {len(cells)} cells, the rows {values.shape[1]}")
-    return Table(values, tuple(cells))
-
-
-def _read_text(lines: list[str], header: bool | None) -> Table:
-    rows, starts = _read_rows(lines)
-    first = rows[0]
-    below = [] if header is False else [_read_column(c) for c in zip(*rows[1:], strict=True)]
-    if header is None:
-        if any(name and _has_number(column) for name, column in zip(first, below, strict=False)):
-            header = True
-        elif len(set(first)) < len(first):
-            header = False
-    if header and not below:
-        raise PayloadError(f"there are no rows below the header {','.join(first)!r}")
-    if header:
-        return Table.of_columns(below, tuple(first), lines=starts[1:])
-    columns = [_read_column(cells) for cells in zip(*rows, strict=True)]
-    return Table.of_columns(columns, lines=starts, ambiguous=header is None)
-
-
-def _read_rows(lines: list[str]) -> tuple[list[list[str]], list[int]]:
-    rows, starts = [], []
-    reader = csv.reader(lines, skipinitialspace=True)
-    start = 1
-    try:
-        for cells in reader:
-            if any(cells) or lines[reader.line_num - 1].strip():  # which "" is, too
-                rows.append([cell.strip() for cell in cells])
-                starts.append(start)
-                if len(cells) != len(rows[0]):
-                    raise PayloadError(
-                        f"line {start} has {len(cells)} cells where {len(rows[0])} are expected"
-                    )
-            start = reader.line_num + 1  # a quoted cell may span several
-    except csv.Error as error:
-        raise PayloadError(f"not comma-separated values: {error}") from None
-    return rows, starts
-
-
-def _has_number(column: list[float] | list[str | None]) -> bool:
-    return isinstance(column[0], float) and any(number == number for number in column)
-
-
-def _read_column(cells: Sequence[str]) -> list[float] | list[str | None]:
-    if "_" not in "".join(cells):  # as in read_number, but in one go
-        try:
-            return [float(cell or "nan") for cell in cells]
-        except ValueError:
-            pass
-    return [cell or None for cell in cells]
-
-
-def _split(line: str) -> list[str]:
-    try:
-        return [cell.strip() for cell in next(csv.reader([line.strip()], skipinitialspace=True))]
-    except csv.Error as error:
-        raise PayloadError(f"not comma-separated values: {error}") from None
+    return dtype, shape, "F" if fortran_order else "C"
 
 
 def parse_json(text: str) -> Table:

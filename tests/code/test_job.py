@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 import job
-import payload
 from job import HyperparameterParser, Job, JobError, split_target
+from table import Table
 
 CODE = Path(job.__file__).parent
 FRAME = pd.DataFrame({"a": [1, 2, 3], "b": [0.5, 0.25, 0.125], "y": [4.0, 5.0, 6.0]})
@@ -237,24 +237,24 @@ def test_metrics_are_found_by_a_metric_definition(a_job, capsys):
     ],
 )
 def test_the_target_is_found_by_name_and_index(target, column, features):
-    X, y, found = split_target(payload.Table(VALUES, ("a", "b", "y")), target)
-    assert found == features
+    X, y = split_target(Table(VALUES, ("a", "b", "y")), target)
+    assert X.names == tuple(features)
     np.testing.assert_array_equal(y, VALUES[:, column])
-    np.testing.assert_array_equal(X, FRAME[features])
+    np.testing.assert_array_equal(X.values, FRAME[features])
 
 
 def test_columns_without_names_are_numbered():
-    X, y, features = split_target(payload.Table(VALUES), "0")
-    assert features == ["x0", "x1"]
-    np.testing.assert_array_equal(np.column_stack([y, X]), VALUES)
+    X, y = split_target(Table(VALUES), "0")
+    assert X.names == ("x0", "x1")
+    np.testing.assert_array_equal(np.column_stack([y, X.values]), VALUES)
 
 
 @pytest.mark.parametrize("target", ["z", "3", "-4", "", "1.0"])
 def test_a_target_that_is_not_there_is_named(target):
     with pytest.raises(JobError, match=f"target='{target}' is no column; there are 'a', 'b', 'y'"):
-        split_target(payload.Table(VALUES, ("a", "b", "y")), target)
+        split_target(Table(VALUES, ("a", "b", "y")), target)
     with pytest.raises(JobError, match="there are 3, without names"):
-        split_target(payload.Table(VALUES), target)
+        split_target(Table(VALUES), target)
 
 
 # ---------------------------------------------------------------- hyperparameters

@@ -1,0 +1,278 @@
+import re
+import tracemalloc
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from channels import MOST_LEVELS, Progress
+from job import Job, JobError, split_target
+from table import Table
+
+NAN = float("nan")
+FRAME = pd.DataFrame(
+    {"age": [30.0, NAN, 50.0, 60.0], "job": ["clerk", "smith", None, "clerk"], "y": [1, 2, 3, 4]}
+)
+ROWS = "[[30.0, 'clerk', 1.0], [nan, 'smith', 2.0], [50.0, None, 3.0], [60.0, 'clerk', 4.0]]"
+
+
+@pytest.fixture
+def channel(tmp_path):
+    """The folder of the channel ``train``."""
+    folder = tmp_path / "train"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def a_job(tmp_path, channel):
+    return Job({"train": channel}, tmp_path / "model", tmp_path / "output")
+
+
+def read(a_job, **how):
+    return a_job.read("train", missing=True, text=True, **how)
+
+
+def chunks(a_job, rows=100, **how):
+    return a_job.chunks("train", rows=rows, missing=True, text=True, **how)
+
+
+def joined(a_chunks):
+    tables = list(a_chunks)
+    return Table(np.concatenate([table.values for table in tables]), tables[0].names)
+
+
+# ---------------------------------------------------------------- text and missing cells
+
+
+@pytest.mark.parametrize(
+    ("ending", "write"),
+    [
+        ("csv", lambda frame, path: frame.to_csv(path, index=False)),
+        ("parquet", lambda frame, path: frame.to_parquet(path, index=False)),
+        ("parquet", lambda frame, path: frame.astype({"job": "category"}).to_parquet(path)),
+        ("parquet", lambda frame, path: frame.astype({"job": object}).to_parquet(path)),
+    ],
+    ids=["csv", "parquet", "dictionary", "object"],
+)
+def test_reads_text_and_missing_cells(a_job, channel, ending, write):
+    write(FRAME, channel / f"t.{ending}")
+    for table in (read(a_job), joined(chunks(a_job, 3))):
+        assert table.names == ("age", "job", "y")
+        assert table.text() == [False, True, False]
+        assert repr(table.values.tolist()) == ROWS
+
+
+def test_truth_values_and_decimals_are_numbers(a_job, channel):
+    import decimal
+
+    frame = pd.DataFrame({"a": [True, False, None], "b": [decimal.Decimal("1.5"), None, 2]})
+    frame.to_parquet(channel / "t.parquet")
+    np.testing.assert_array_equal(read(a_job).values, [[1, 1.5], [0, NAN], [NAN, 2]])
+
+
+@pytest.mark.parametrize("how", ["read", "chunks"])
+@pytest.mark.parametrize(
+    ("files", "allowed", "message"),
+    [
+        ({"t.csv": "a,b\n1,x\n"}, {"missing": True}, "t.csv: line 2, column 'b': 'x' is not a"),
+        ({"t.csv": "a,b\nx,y\nz,\n"}, {"text": True}, "t.csv: row 2, column 'b' is missing"),
+        ({"t.csv": "x,1\nz,\n"}, {"text": True}, "t.csv: row 2, column 2 is missing"),
+        ({"t.csv": "x,1\n,1\n"}, {"text": True}, "t.csv: row 2, column 1 is missing"),
+        ({"t.csv": "x,1\n,inf\n"}, {"text": True, "missing": True}, "column 2 is inf; fill or"),
+        ({"t.csv": "1,2\n3,inf\n"}, {"missing": True}, "t.csv: row 2, column 2 is inf"),
+        ({"t.csv": "a,b\n"}, {"text": True}, "t.csv: there are no rows below the header 'a,b'"),
+        ({"t.csv": "text\nx\n"}, {"text": True}, "t.csv has one column only"),
+        ({"t.parquet": FRAME[["age", "job"]]}, {"missing": True}, "column 'job' is text, not num"),
+        ({"t.parquet": FRAME}, {"text": True}, "t.parquet: row 2, column 'age' is missing"),
+        ({"t.parquet": FRAME[2:]}, {"text": True}, "t.parquet: row 1, column 'job' is missing"),
+        ({"t.parquet": FRAME[:0]}, {"text": True, "missing": True}, "t.parquet has no rows"),
+        ({"t.parquet": FRAME[[]]}, {"text": True}, "t.parquet: it has no columns"),
+        (
+            {"t.parquet": FRAME.assign(job=pd.Timestamp("2020-01-01"))},
+            {"text": True, "missing": True},
+            "t.parquet: column 'job' is timestamp",
+        ),
+        (
+            {"1.parquet": FRAME, "2.csv": "age,job\n1,x\n"},
+            {"text": True, "missing": True},
+            "2.csv: its columns are not those of 1.parquet",
+        ),
+    ],
+)
+def test_names_what_may_not_be_in_a_file(a_job, channel, how, files, allowed, message):
+    for name, content in files.items():
+        if isinstance(content, str):
+            (channel / name).write_text(content)
+        else:
+            content.to_parquet(channel / name, index=False)
+    with pytest.raises(JobError, match=re.escape(message)):
+        getattr(a_job, how)("train", **allowed)
+
+
+def test_a_column_that_is_text_in_one_part_is_text_in_all(a_job, channel):
+    (channel / "1.csv").write_text("zip,y\n007,1\n,2\n")
+    (channel / "2.csv").write_text("zip,y\nE14,3\n")
+    pd.DataFrame({"zip": [8, 9.5], "y": [4, 5]}).to_parquet(channel / "3.parquet")
+    expected = [["007", 1.0], [None, 2.0], ["E14", 3.0], ["8", 4.0], ["9.5", 5.0]]
+    assert read(a_job).values.tolist() == expected
+    for rows in (1, 2, 100):
+        some = chunks(a_job, rows)
+        assert joined(some).values.tolist() == expected
+        assert some.levels == [["007", "8", "9.5", "E14"], None]
+        assert all(table.text() == [True, False] for table in some)
+
+
+# ---------------------------------------------------------------- chunks
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("ending", ["csv", "parquet", "npy"])
+def test_chunks_hold_the_same_rows_as_often_as_asked(a_job, channel, ending, rows):
+    values = np.random.default_rng(0).normal(size=(20, 3))
+    for part, name in ((values[:11], "1"), (values[11:], "2")):
+        if ending == "npy":
+            np.save(channel / name, np.asfortranarray(part))
+        elif ending == "csv":
+            pd.DataFrame(part, columns=list("abc")).to_csv(channel / f"{name}.csv", index=False)
+        else:
+            pd.DataFrame(part, columns=list("abc")).to_parquet(channel / f"{name}.parquet")
+    some = a_job.chunks("train", rows=rows)
+    assert some.n_samples == 20
+    assert some.levels == [None] * 3
+    assert some.names == (None if ending == "npy" else ("a", "b", "c"))
+    for _ in range(2):
+        assert max(len(table.values) for table in some) == min(rows, 11)
+        np.testing.assert_array_equal(joined(some).values, values)
+    np.testing.assert_array_equal(a_job.read("train").values, values)
+    inner = iter(some)  # one pass does not disturb another
+    next(inner)
+    assert len(joined(some).values) == 20
+    assert sum(len(table.values) for table in inner) == 20 - min(rows, 11)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 100])
+def test_a_quoted_cell_may_span_lines_and_chunks(a_job, channel, rows):
+    (channel / "t.csv").write_bytes(
+        b'\xef\xbb\xbftext,"y"\r\n\r\n"a\r\n\r\n\r\nb, ""c""",1\r\n\r\nd,2\r\n"e\n",3\n\n\n\n'
+    )
+    some = chunks(a_job, rows)
+    assert joined(some).values.tolist() == [['a\n\n\nb, "c"', 1], ["d", 2], ["e", 3]]
+    assert max(len(table.values) for table in some) <= rows
+    with (channel / "t.csv").open("a") as file:
+        file.write('"x\ny",4\nz\n')
+    with pytest.raises(JobError, match=r"t\.csv: line 16 has 1 cells where 2 are expected"):
+        chunks(a_job, rows)
+
+
+def test_what_is_wrong_far_down_is_named_by_its_place(a_job, channel):
+    lines = ["a,b", *["1,2"] * 10, "3,x", "4,"]
+    (channel / "t.csv").write_text("\n".join(lines))
+    with pytest.raises(JobError, match="line 12, column 'b': 'x' is not a number"):
+        a_job.chunks("train", rows=4)
+    with pytest.raises(JobError, match="row 12, column 'b' is missing"):
+        a_job.chunks("train", rows=4, text=True)
+    (channel / "t.csv").write_text("\n".join([*lines[:11], "1"]))
+    with pytest.raises(JobError, match="line 12 has 1 cells where 2 are expected"):
+        a_job.chunks("train", rows=4)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "npy"])
+def test_chunks_need_little_memory(a_job, channel, ending):
+    values = np.random.default_rng(0).integers(0, 99, size=(100_000, 4)).astype(float)
+    if ending == "npy":
+        np.save(channel / "t", values)
+    else:
+        frame = pd.DataFrame(values, columns=list("abcd"))
+        to_file = frame.to_csv if ending == "csv" else frame.to_parquet
+        to_file(channel / f"t.{ending}", index=False)
+    next(iter(a_job.chunks("train", rows=1000)))  # what imports cost
+    tracemalloc.start()
+    try:
+        some = a_job.chunks("train", rows=1000)
+        total = sum(table.values.sum() for table in some)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert total == values.sum()
+    assert peak < values.nbytes / 4
+
+
+def test_a_column_of_identifiers_is_refused_before_it_fills_the_memory(a_job, channel):
+    n = MOST_LEVELS + 1
+    pd.DataFrame({"id": [f"p{i}" for i in range(n)], "y": 1.0}).to_csv(
+        channel / "t.csv", index=False
+    )
+    with pytest.raises(JobError, match="column 'id' has more than 10,000 different texts; drop"):
+        chunks(a_job)
+    assert len(read(a_job).values) == n
+
+
+def test_size_counts_the_bytes_that_are_read(a_job, channel):
+    (channel / "1.csv").write_text("1,2\n")
+    (channel / "2.csv").write_text("1,2\n3,4\n")
+    (channel / "_SUCCESS").write_text("done")
+    assert a_job.size("train") == 12
+    assert a_job.size("train", "2.csv") == 8
+    with pytest.raises(JobError, match="no channel 'test'"):
+        a_job.size("test")
+
+
+# ---------------------------------------------------------------- progress
+
+
+def test_progress_says_little(monkeypatch, capsys):
+    clock = iter([0, 0, *(9, 9), *(10, 10, 10, 10), *(19, 19), *(20.5, 20.5, 20.5, 20.5)])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    first, second = Progress("pass 1", 0), Progress("pass 2", 10_000_000)
+    for rows in (1_000_000, 3_400_000, 5_000_000, 10_000_000):
+        first.show(rows)
+        second.show(rows)
+    assert capsys.readouterr().out.splitlines() == [
+        "pass 1: 3,400,000 rows",
+        "pass 2: 3,400,000 of 10,000,000 rows (34 %)",
+        "pass 1: 10,000,000 rows",
+        "pass 2: 10,000,000 of 10,000,000 rows (100 %)",
+    ]
+
+
+def test_passes_are_numbered(a_job, channel, monkeypatch, capsys):
+    (channel / "t.csv").write_text("1,2\n3,4\n")
+    now = iter(range(0, 10_000, 100))
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    list(a_job.chunks("train", progress=True))
+    assert capsys.readouterr().out == "pass 1: 2 rows\npass 2: 2 of 2 rows (100 %)\n"
+    list(a_job.chunks("train"))
+    assert capsys.readouterr().out == ""
+
+
+# ---------------------------------------------------------------- the target
+
+
+def test_the_target_leaves_text_behind(a_job, channel):
+    FRAME.to_csv(channel / "t.csv", index=False)
+    X, y = split_target(read(a_job), "y")
+    assert y.dtype == np.float64
+    assert y.tolist() == [1, 2, 3, 4]
+    pd.testing.assert_frame_equal(X.frame(), FRAME[["age", "job"]].astype({"job": "category"}))
+
+
+def test_a_target_of_labels_leaves_numbers_behind():
+    table = Table.of_columns([["ham", "spam"], [1.0, NAN]], ("label", "x"))
+    X, y = split_target(table, "0", text=True)
+    assert y.tolist() == ["ham", "spam"]
+    assert X.values.dtype == np.float64
+    with pytest.raises(JobError, match="the target, column 'label', is text; expected numbers"):
+        split_target(table, "label")
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (Table(np.array([[1.0, 1.0], [NAN, 1.0]]), ("y", "x")), "column 'y', is missing in row 2"),
+        (Table.of_columns([["a", None, None], [1.0] * 3]), "column 1, is missing in row 2"),
+    ],
+)
+def test_a_missing_target_is_named(table, message):
+    with pytest.raises(JobError, match=message):
+        split_target(table, "0", text=True)
