@@ -23,7 +23,7 @@ from typing import NoReturn
 import numpy as np
 
 from channels import ROWS, Channel, Chunks, JobError
-from table import Table
+from table import Table, read_number, shorten
 
 
 class _Stopped(BaseException):
@@ -44,12 +44,19 @@ class Job:
     model_dir : Path
         What lies here at the end becomes model.tar.gz.
     output_dir : Path
-        Parent of the failure file.
+        Parent of the failure file and of `data_dir`.
     """
 
     channels: Mapping[str, Path]
     model_dir: Path
     output_dir: Path
+
+    @property
+    def data_dir(self) -> Path:
+        """The folder of what is no model; it becomes output.tar.gz."""
+        folder = self.output_dir / "data"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Job":
@@ -178,7 +185,9 @@ def split_target(table: Table, target: str, text: bool = False) -> tuple[Table, 
     kinds = table.text()
     labels = kinds.pop(index)
     if labels and not text:
-        raise JobError(f"{where} is text; expected numbers")
+        cells = enumerate(table.values[:, index], 1)
+        row, cell = next((i, c) for i, c in cells if c is None or read_number(c) is None)
+        raise JobError(f"{where} is text, {shorten(cell)} in row {row}; expected numbers")
     y = table.values[:, index]
     y = y if labels else y.astype(np.float64, copy=False)
     absent = [cell is None for cell in y] if labels else np.isnan(y)

@@ -262,7 +262,9 @@ def test_a_target_of_labels_leaves_numbers_behind():
     X, y = split_target(table, "0", text=True)
     assert y.tolist() == ["ham", "spam"]
     assert X.values.dtype == np.float64
-    with pytest.raises(JobError, match="the target, column 'label', is text; expected numbers"):
+    with pytest.raises(
+        JobError, match="the target, column 'label', is text, 'ham' in row 1; expected numbers"
+    ):
         split_target(table, "label")
 
 

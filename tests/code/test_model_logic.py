@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 import psutil
@@ -65,7 +66,7 @@ def test_gauss3_trains(gauss3_job, gauss3_split):
 
     model = model_logic.model_fn(str(gauss3_job.model_dir))
     x, y = gauss3_split.test.T
-    residual = y - model.regressor.predict(x[:, None])
+    residual = y - model.predict(x[:, None])
     r2 = 1 - residual @ residual / np.sum((y - y.mean()) ** 2)
     assert metrics["r2_test"] == pytest.approx(r2, rel=1e-5)
     assert metrics["rmse_test"] == pytest.approx(np.sqrt(np.mean(residual**2)), rel=1e-5)
@@ -82,16 +83,18 @@ def test_gauss3_trains_with_automatic_smoothing(training_job, gauss3_split):
 
 def test_gauss3_is_described(gauss3_job, gauss3_split):
     assert sorted(path.name for path in gauss3_job.model_dir.iterdir()) == [
+        "gam.json",
         "model.joblib",
         "model.json",
     ]
     described = json.loads((gauss3_job.model_dir / "model.json").read_text())
-    assert described["format_version"] == 1
     for name in ("gam-model", "joblib", "numpy", "scikit-learn", "scipy", "statsmodels"):
         assert described["libraries"][name] == importlib.metadata.version(name)
     assert described["libraries"]["python"] == ".".join(map(str, sys.version_info[:3]))
     x = gauss3_split.train[:, 0]
-    assert described["features"] == [{"name": "x0", "min": x.min(), "max": x.max()}]
+    feature = {"name": "x0", "min": x.min(), "max": x.max(), "missing": False}
+    assert described["features"] == [feature]
+    assert described["statistics"]["explained"] == pytest.approx(described["metrics"]["r2_train"])
     given = {"df": 15, "alpha": 1.0, "degree": 3, "extrapolate": "linear"}
     assert given.items() <= described["hyperparameters"].items()
     assert set(described["metrics"]) == {"r2_train", "rmse_train", "r2_test", "rmse_test"}
@@ -106,7 +109,7 @@ def test_gauss3_is_described(gauss3_job, gauss3_split):
         (
             {"train/t.csv": "age,risk\n1,2\n3,x\n"},
             {},
-            "t.csv: line 3, column 'risk': 'x' is not a number",
+            "the target, column 'risk', is text, 'x' in row 2; expected numbers",
         ),
         ({"train/t.csv": "1,2\n"}, {"alhpa": "1"}, "'alhpa'; did you mean 'alpha'?"),
         ({"train/t.csv": "1,2\n2,3\n"}, {"h": "1"}, "unknown hyperparameter 'h'"),
@@ -230,15 +233,15 @@ def test_trains_from_every_format_with_names(run, tmp_path, files, arguments):
     code, _, log = run(files, *arguments, "--df", "8", "--alpha", "0.1")
     assert code == 0, log
     model = model_logic.model_fn(str(tmp_path / "model"))
-    assert model.features == ["age", "claims, paid", "debt"]
-    assert list(model.regressor.feature_names_in_) == model.features
-    assert "debt" in log  # in statsmodels' summary
-    X = FRAME[model.features].to_numpy()
-    residual = FRAME["risk"] - model.regressor.terms_.predict(X)
-    assert residual.std() < 0.06
+    assert model.features == ("age", "claims, paid", "debt")
+    assert "debt" in log  # in the summary
+    X = FRAME[list(model.features)]
+    assert (FRAME["risk"] - model.predict(X)).std() < 0.06
+    estimator = joblib.load(tmp_path / "model" / "model.joblib")
+    np.testing.assert_array_equal(estimator.predict(X), model.predict(X))
     described = json.loads((tmp_path / "model" / "model.json").read_text())
     assert described["features"] == [
-        {"name": name, "min": FRAME[name].min(), "max": FRAME[name].max()}
+        {"name": name, "min": FRAME[name].min(), "max": FRAME[name].max(), "missing": False}
         for name in model.features
     ]
 
@@ -250,8 +253,8 @@ def test_trains_from_npy_and_headless_csv_alike(run, tmp_path):
         code, _, log = run(files, "--df=9")
         assert code == 0, log
         model = model_logic.model_fn(str(tmp_path / "model"))
-        assert model.features == ["x0", "x1"]
-        predictions.append(model.regressor.predict(table[:, :2]))
+        assert model.features == ("x0", "x1")
+        predictions.append(model.predict(table[:, :2]))
     np.testing.assert_array_equal(*predictions)
 
 
@@ -260,6 +263,86 @@ def test_a_constant_target_and_a_constant_feature_train(run):
     code, _, log = run({"train/t.csv": csv(rows)}, "--df=6")
     assert code == 0, log
     assert float(re.search(r"rmse_train=(.*?);", log)[1]) == pytest.approx(0, abs=1e-9)
+
+
+def workers(n_rows=400) -> pd.DataFrame:
+    """Text, a missing cell here and there, and a target that both explain."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "age": rng.uniform(20, 70, size=n_rows).round(3),
+            "job": rng.choice(["clerk", "cook", "judge"], size=n_rows),
+        }
+    )
+    frame["pay"] = np.sin(frame["age"] / 10) + 2 * (frame["job"] == "judge")
+    frame["pay"] += rng.normal(scale=0.05, size=n_rows)
+    frame.loc[::10, "age"] = None
+    frame.loc[::17, "job"] = None
+    return frame
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_categories_and_holes_need_no_preparation(run, tmp_path, form):
+    frame = workers()
+    files = (
+        {"train/t.csv": frame.to_csv(index=False)} if form == "csv" else {"train/t.parquet": frame}
+    )
+    code, _, log = run(files, "--target", "pay")
+    assert code == 0, log
+    assert float(re.search(r"r2_train=(.*?);", log)[1]) > 0.8
+    described = json.loads((tmp_path / "model" / "model.json").read_text())
+    assert described["features"][1] == {
+        "name": "job",
+        "levels": ["clerk", "cook", "judge"],
+        "missing": True,
+    }
+    model = model_logic.model_fn(str(tmp_path / "model"))
+    records = [
+        {"age": 40, "job": "judge"},
+        {"job": None, "age": None},
+        {"age": 40, "job": "pilot"},
+    ]
+    asked = [(json.dumps(records), JSON), ("judge,40\n,\npilot,40\n", "text/csv")]
+    asked[1] = ("job,age\n" + asked[1][0], asked[1][1])
+    for body, media in asked:
+        answer = model_logic.predict_fn(model_logic.input_fn(body.encode(), media), model)
+        explanation = answer.explain()
+        assert explanation.values["job"][2] == 0  # a level that training has not seen
+        total = explanation.base + sum(explanation.values.values())
+        np.testing.assert_allclose(total, answer.prediction)
+        assert answer.prediction[0] - answer.prediction[2] > 1
+
+
+def test_a_large_channel_is_streamed_to_the_same_model(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("job.ROWS", 70)
+    monkeypatch.setattr("channels.Progress.__init__.__defaults__", (0.0,))
+    frame = workers()
+    files = {"train/1.csv": frame[:250].to_csv(index=False), "train/2.parquet": frame[250:]}
+    files |= {"test/t.csv": frame[:50].to_csv(index=False)}
+    models, logs = [], []
+    for limit in ("1000", "0"):
+        code, _, log = run(files, "--target", "pay", "--stream-above", limit)
+        assert code == 0, log
+        models.append(model_logic.model_fn(str(tmp_path / "model")))
+        logs.append(re.sub(r"pass .*\n", "", log))
+        streamed = "pass 3:" in log
+    assert streamed
+    assert logs[0] == logs[1]  # summary and metrics
+    X = np.column_stack([np.linspace(20, 70, 60), np.tile([0, 1, 2], 20)])
+    np.testing.assert_allclose(models[0].predict(X), models[1].predict(X), rtol=1e-9)
+
+
+def test_a_binary_target(run, tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=400)
+    table = np.column_stack([x, rng.uniform(size=400) < 1 / (1 + np.exp(-3 * x))])
+    code, _, log = run({"train/t.csv": csv(table)}, "--family", "binomial")
+    assert code == 0, log
+    assert 0.2 < float(re.search(r"log_loss_train=(.*?);", log)[1]) < 0.5
+    model = model_logic.model_fn(str(tmp_path / "model"))
+    answer = model_logic.predict_fn(payload.Table(np.array([[-3.0], [3.0]])), model)
+    assert answer.prediction[0] < 0.1 < 0.9 < answer.prediction[1]
+    assert answer.explain().scale == "link"
 
 
 ROWS = csv([[x, x * x] for x in range(20)])
@@ -274,15 +357,19 @@ ROWS = csv([[x, x * x] for x in range(20)])
         ({"train/t.csv": ROWS}, ["--train-file", "u.csv"], "no file 'u.csv' in channel 'train'"),
         ({"train/t.csv": ""}, [], "t.csv is empty"),
         ({"train/t.csv": "x,y\n"}, [], "t.csv: there are no rows below the header 'x,y'"),
-        ({"train/t.csv": "1,2\n3,zwei\n"}, [], "t.csv: line 2, column 2: 'zwei' is not a number"),
-        ({"train/t.csv": "x,y\n1,2\n,4\n"}, [], "t.csv: row 2, column 'x' is missing"),
-        ({"train/t.csv": "1,2\n3,nan\n"}, [], "t.csv: row 2, column 2 is missing"),
+        ({"train/t.csv": "1,2\n3,zwei\n"}, [], "the target, column 2, is text, 'zwei' in row 2"),
+        ({"train/t.csv": "x,y\n1,2\n3,inf\n"}, [], "t.csv: row 2, column 'y' is inf"),
+        ({"train/t.csv": "1,2\n3,nan\n"}, [], "the target, column 2, is missing in row 2"),
         ({"train/t.csv": "1\n2\n"}, [], "t.csv has one column only"),
         ({"train/t.csv": "1,2\n3,4,5\n"}, [], "t.csv: line 2 has 3 cells where 2 are expected"),
         ({"train/t.csv": "1,\xff\n".encode("latin-1")}, [], "t.csv is not UTF-8 text"),
         ({"train/t.npy": b"\x93NUMPY"}, [], "t.npy: the body is not an array in NumPy's npy"),
         ({"train/t.parquet": b"PAR1"}, [], "t.parquet: not a Parquet file"),
-        ({"train/t.parquet": FRAME.assign(debt="none")}, [], "column 'debt' is"),
+        (
+            {"train/t.parquet": FRAME.assign(debt="none")},
+            [],
+            "the target, column 'debt', is text, 'none' in row 1",
+        ),
         ({"train/t.csv": ROWS}, ["--aplha", "1"], "'aplha'; did you mean 'alpha'?"),
         ({"train/t.csv": ROWS}, ["--target", "z"], "target='z' is no column"),
         ({"train/t.csv": ROWS}, ["--target", "2"], "target='2' is no column"),
@@ -301,12 +388,12 @@ ROWS = csv([[x, x * x] for x in range(20)])
         (
             {"train/t.csv": ROWS, "test/t.csv": "1,2,3\n"},
             [],
-            "the columns of channel 'test' are not those of channel 'train'",
+            "channel 'test': columns do not match the model: unknown 'x1'; the model has 'x0'",
         ),
         (
             {"train/t.csv": "x,y\n" + ROWS, "test/t.csv": "y,x\n1,2\n"},
             [],
-            "the columns of channel 'test' are not those of channel 'train'",
+            "channel 'test': columns do not match the model: missing 'x'; unknown 'y'",
         ),
         ({"train/t.csv": ROWS, "test/t.csv": ""}, [], "t.csv is empty"),
         (
@@ -336,16 +423,16 @@ def model(gauss3_job):
 
 def test_a_model_of_another_format_is_refused(gauss3_job, tmp_path):
     shutil.copytree(gauss3_job.model_dir, tmp_path, dirs_exist_ok=True)
-    described = json.loads((tmp_path / "model.json").read_text())
-    (tmp_path / "model.json").write_text(json.dumps(described | {"format_version": 2}))
-    with pytest.raises(ValueError, match=r"format_version 2, this program reads 1; train"):
+    content = json.loads((tmp_path / "gam.json").read_text())
+    (tmp_path / "gam.json").write_text(json.dumps(content | {"version": 99}))
+    with pytest.raises(ValueError, match="has version 99 of the format"):
         model_logic.model_fn(str(tmp_path))
 
 
 def test_explanations_add_up(model):
     X = np.array([[-50.0], [1], [125.25], [250], [1e4]])
     answer = model_logic.predict_fn(payload.Table(X), model)
-    np.testing.assert_array_equal(answer.prediction, model.regressor.predict(X))
+    np.testing.assert_array_equal(answer.prediction, model.predict(X))
     explanation = answer.explain()
     np.testing.assert_allclose(
         explanation.base + explanation.values["x0"], answer.prediction, rtol=1e-12
@@ -356,7 +443,7 @@ def test_explanations_add_up(model):
 
 def test_a_prediction_that_overflows_is_the_clients_error():
     x = np.linspace(0, 1, 20)[:, None]
-    steep = model_logic.Model(GAMRegressor(df=5).fit(x, 100 * x[:, 0]), ["x0"])
+    steep = GAMRegressor(df=5).fit(x, 100 * x[:, 0]).terms_
     with pytest.raises(PayloadError, match="row 1 is so far outside"):
         model_logic.predict_fn(payload.Table(np.array([[2.0], [np.finfo(float).max]])), steep)
 
@@ -372,7 +459,7 @@ for body, kind in [(b"1\\n2", "text/csv"), (b"[[1], [2]]", "application/json")]:
     answer = m.predict_fn(m.input_fn(body, kind), model)
     for accept in ("application/x-npy", "application/jsonlines; explain=true"):
         m.output_fn(answer, accept)
-heavy = {{"statsmodels", "matplotlib", "sagemaker", "boto3"}}
+heavy = {{"sklearn", "statsmodels", "matplotlib", "sagemaker", "boto3"}}
 print(answer.prediction.shape, sorted(heavy & sys.modules.keys()))
 """
     environ = {**os.environ, "PYTHONPATH": str(CODE), "PYTHONDONTWRITEBYTECODE": "1"}
