@@ -106,7 +106,7 @@ def _read_below_text(
     block: list[str], lines: _Lines, header: bool | None, text: Collection[int]
 ) -> Table:
     rows, numbers = _read_records(block, lines)
-    first = rows[0]
+    first = [cell.strip() for cell in rows[0]]
     below = _read_columns(rows[1:], text)
     if header is None:
         if any(name and _has_number(column) for name, column in zip(first, below, strict=False)):
@@ -155,7 +155,7 @@ def _read_records(
             cells = next(reader)
             if not any(cells) and not block[done].strip():
                 continue
-            rows.append([cell.strip() for cell in cells])
+            rows.append(cells)
             numbers.append(before + done + 1)
             width = width or len(cells)
             if len(cells) != width:
@@ -176,15 +176,16 @@ def _read_columns(rows: list[list[str]], text: Collection[int]) -> list[list]:
 
 def _read_column(cells: Sequence[str]) -> list[float] | list[str | None]:
     if "_" not in "".join(cells):  # as in read_number, but in one go
-        try:
-            return [float(cell or "nan") for cell in cells]
-        except ValueError:
-            pass
+        for spelled in (cells, (cell.strip() or "nan" for cell in cells)):
+            try:
+                return list(map(float, spelled))
+            except ValueError:  # an empty cell at first, text the second time
+                continue
     return _read_text(cells)
 
 
 def _read_text(cells: Sequence[str]) -> list[str | None]:
-    return [cell or None for cell in cells]
+    return [cell.strip() or None for cell in cells]
 
 
 def _has_number(column: list[float] | list[str | None]) -> bool:

@@ -6,11 +6,13 @@ client got wrong is a `PayloadError`, whose `status` the server sends as it is.
 
 import io
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import numpy as np
+import orjson
 
 from delimited import parse_csv
 from table import PayloadError, Table, as_text, shorten
@@ -388,16 +390,13 @@ def _quote(label: str) -> str:
     return '"' + label.replace('"', '""') + '"'
 
 
-_dump = json.JSONEncoder(allow_nan=False).encode
-
-
 def _to_json(answer: Answer, explanation: Explanation | Mapping | None) -> bytes:
     content = _collect(answer, explanation)
     if isinstance(explanation, Explanation):
         content["shap_base"] = explanation.base
-        content["shap_values"] = {name: _to_list(v) for name, v in explanation.values.items()}
+        content["shap_values"] = explanation.values
         content["scale"] = explanation.scale
-    return _dump(content).encode()
+    return _dump(content)
 
 
 def _to_jsonlines(answer: Answer, explanation: Explanation | Mapping | None) -> bytes:
@@ -408,15 +407,35 @@ def _to_jsonlines(answer: Answer, explanation: Explanation | Mapping | None) -> 
         columns["shap_base"] = [explanation.base] * n
         columns["shap_values"] = [dict(zip(explanation.values, row, strict=True)) for row in rows]
         columns["scale"] = [explanation.scale] * n
-    rows = zip(*columns.values(), strict=True)
-    return _lines(_dump(dict(zip(columns, row, strict=True))) for row in rows)
+    rows = zip(*map(_to_list, columns.values()), strict=True)
+    return b"".join(_dump(dict(zip(columns, row, strict=True))) + b"\n" for row in rows)
 
 
-def _collect(answer: Answer, explanation: Explanation | Mapping | None) -> dict[str, list]:
+def _collect(answer: Answer, explanation: Explanation | Mapping | None) -> dict[str, Sequence]:
     columns = {"prediction": answer.prediction, **answer.columns}
-    if isinstance(explanation, Mapping):
-        columns |= explanation
-    return {name: _to_list(column) for name, column in columns.items()}
+    if isinstance(explanation, Explanation):
+        numbers = np.array(list(explanation.values.values()))  # in one go: one row has no time
+        _check_finite({"shap_base": [explanation.base], "shap_values": numbers})
+    else:
+        columns |= explanation or {}
+    _check_finite(columns)
+    return columns
+
+
+def _check_finite(columns: Mapping[str, Sequence]) -> None:
+    # JSON has no word for the others, and orjson would write null.
+    for name, column in columns.items():
+        if isinstance(column, np.ndarray):
+            finite = column.dtype.kind != "f" or np.isfinite(column).all()
+        else:
+            finite = all(math.isfinite(cell) for cell in column if isinstance(cell, float))
+        if not finite:
+            raise ValueError(f"{name!r} of the answer holds a number that is not finite")
+
+
+def _dump(content: dict) -> bytes:
+    # Ten times as fast as the standard library's, which an explanation of many rows asks for.
+    return orjson.dumps(content, default=np.ndarray.tolist, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _to_list(column: Sequence) -> list:

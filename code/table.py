@@ -290,12 +290,8 @@ def as_text(cell: float | str | None) -> str | None:
 
 
 def _is_text(column: Sequence | np.ndarray) -> bool:
-    if isinstance(column, np.ndarray) and not column.dtype.hasobject:
-        return False
     # A column of numbers has NaN where a cell is missing, a column of text None.
-    return any(isinstance(cell, str) for cell in column) or (
-        len(column) > 0 and all(cell is None for cell in column)
-    )
+    return len(column) > 0 and (column[0] is None or isinstance(column[0], str))
 
 
 def _as_names(cells: np.ndarray) -> tuple[str, ...]:
@@ -303,7 +299,7 @@ def _as_names(cells: np.ndarray) -> tuple[str, ...]:
 
 
 def _as_column(values: np.ndarray) -> np.ndarray:
-    if values.dtype.hasobject and _is_text(values):
+    if values.dtype.hasobject and any(isinstance(cell, str) for cell in values):
         values = np.array([as_text(cell) for cell in values], dtype=object)
     return values.reshape(-1, 1)
 

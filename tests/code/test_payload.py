@@ -540,7 +540,7 @@ def test_json_is_never_invalid(media, value, where):
         lambda: Explanation(0.0, {"a": values}) if where == "shap" else {"why": values[:1]},
         {"probability": values if where == "columns" else np.array([1.0])},
     )
-    with pytest.raises(ValueError, match="not JSON compliant"):
+    with pytest.raises(ValueError, match="of the answer holds a number that is not finite"):
         payload.encode(answer, f"{media};explain=true")
 
 

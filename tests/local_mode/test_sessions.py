@@ -125,14 +125,15 @@ def test_a_program_that_is_not_there_fails_with_a_reason():
 
 def test_a_broken_model_fails_the_endpoint_with_a_reason(session, tmp_path):
     archive = tmp_path / "model.tar.gz"
-    (tmp_path / "model.json").write_text(json.dumps({"format_version": 99}))
-    subprocess.run(["tar", "-czf", archive, "-C", tmp_path, "model.json"], check=True)
+    content = {"format": "gam_model.AdditiveModel", "version": 99}
+    (tmp_path / "gam.json").write_text(json.dumps(content))
+    subprocess.run(["tar", "-czf", archive, "-C", tmp_path, "gam.json"], check=True)
     uri = session.upload_data(str(archive), session.default_bucket(), "broken")
     client = session.sagemaker_client
     client.create_model(ModelName="m", PrimaryContainer={"ModelDataUrl": uri})
     variants = [{"VariantName": "AllTraffic", "ModelName": "m"}]
     client.create_endpoint_config(EndpointConfigName="c", ProductionVariants=variants)
-    with pytest.raises(UnexpectedStatusException, match="format_version 99"):
+    with pytest.raises(UnexpectedStatusException, match="version 99 of the format"):
         client.create_endpoint(EndpointName="e", EndpointConfigName="c")
     assert client._containers == {}
 
