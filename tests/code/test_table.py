@@ -1,3 +1,4 @@
+import json
 import time
 
 import numpy as np
@@ -168,7 +169,7 @@ def test_a_batch_equals_its_rows_one_by_one_in_every_format(rows):
     def as_csv(rows):
         return "".join(f'"{c or ""}",{v!r}\n' for c, v in rows)
 
-    json_lines = [payload.json.dumps({"c": c, "v": v}) for c, v in rows]
+    json_lines = [json.dumps({"c": c, "v": v}) for c, v in rows]
     one_by_one = [codes(line, payload.JSON)[0] for line in json_lines]
     together = codes("\n".join(json_lines), payload.JSONLINES)
     np.testing.assert_array_equal(together, one_by_one)
