@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
-from table import PayloadError, Table, read_number
+from table import PayloadError, Table, is_missing, read_number
 
 
 def parse_csv(text: str, header: bool | None = None) -> Table:
@@ -176,10 +176,10 @@ def _read_columns(rows: list[list[str]], text: Collection[int]) -> list[list]:
 
 def _read_column(cells: Sequence[str]) -> list[float] | list[str | None]:
     if "_" not in "".join(cells):  # as in read_number, but in one go
-        for spelled in (cells, (cell.strip() or "nan" for cell in cells)):
+        for spelled in (cells, ("nan" if is_missing(cell) else cell for cell in cells)):
             try:
                 return list(map(float, spelled))
-            except ValueError:  # an empty cell at first, text the second time
+            except ValueError:  # a missing cell at first, text the second time
                 continue
     return _read_text(cells)
 

@@ -213,6 +213,8 @@ class Table:
 
     def _numbers(self, column: int) -> np.ndarray:
         cells = self.values[:, column]
+        if all(cell is None or (isinstance(cell, str) and is_missing(cell)) for cell in cells):
+            return np.full(len(cells), np.nan)
         texts = [row for row, cell in enumerate(cells) if isinstance(cell, str)]
         if texts:  # beside "x", a "3" is not the culprit
             row = next((row for row in texts if read_number(cells[row]) is None), texts[0])
@@ -278,6 +280,14 @@ def read_number(cell: str) -> float | None:
     except ValueError:
         return None
     return None if "_" in cell else number  # float("1_0") is 10 to Python, and to nobody else
+
+
+def is_missing(cell: str) -> bool:
+    """Return whether a cell is empty, or spells that it is, as R, pandas and SQL write it."""
+    return cell.strip().lower() in _MISSING
+
+
+_MISSING = {"", "na", "n/a", "#n/a", "nan", "null", "none"}
 
 
 def as_text(cell: float | str | None) -> str | None:

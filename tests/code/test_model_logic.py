@@ -158,7 +158,7 @@ def test_sigterm_stops_a_job_whose_program_has_not_begun(training_job):
         # What it says last; by then SIGTERM has long had its handler.
         next(line for line in process.stdout if "abandoning unzipping" in line)
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=5)
+        process.communicate(timeout=20)
     finally:
         process.kill()
         process.communicate()

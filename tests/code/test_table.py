@@ -215,3 +215,14 @@ def test_a_frame_takes_an_ambiguous_first_line_for_names():
     pd.testing.assert_frame_equal(
         frame, pd.DataFrame({"job": ["clerk"], "town": ["Rome"]}, dtype="category")
     )
+
+
+@pytest.mark.parametrize("word", ["", " ", "NA", "n/a", "#N/A", "NaN", "null", "NULL", "None"])
+def test_words_for_a_missing_number(word):
+    table = payload.parse_csv(f"age,job\n41,cook\n{word},{word}\n").select(["age", "job"])
+    assert np.isnan(table.values[1, 0])
+    assert table.values[1, 1] == (word.strip() or None)  # among text it may be a name
+    alone = payload.parse_csv(f"age,job\n{word},cook\n").matrix(
+        ["age", "job"], {"job": ["cook"]}, ["age"]
+    )
+    np.testing.assert_array_equal(alone, [[np.nan, 0]])

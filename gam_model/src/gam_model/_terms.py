@@ -379,8 +379,16 @@ class AdditiveModel:
         """
         X = self._as_rows(X)
         values = np.zeros(X.shape)
-        for term in self.terms:
-            values[:, term.feature] = term(X[:, term.feature])
+        if len(X) == 1:
+            (row,), (contributions,) = X.tolist(), values
+            for term in self.terms:
+                contributions[term.feature] = term.at(row[term.feature])
+            return values
+        for start in range(0, len(X), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            columns = np.ascontiguousarray(X[rows].T)
+            for term in self.terms:
+                values[rows, term.feature] = term(columns[term.feature])
         return values
 
     def _as_rows(self, X):
