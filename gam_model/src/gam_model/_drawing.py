@@ -1,0 +1,400 @@
+"""How pictures look: the figure, its colours and words, and one term drawn into it."""
+
+import functools
+import io
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from gam_model._explanation import _quantile
+from gam_model._terms import LevelTerm
+
+# Okabe and Ito's, which the colour-blind tell apart too.
+BLUE, ORANGE = "#0072b2", "#d55e00"
+INK, GREY, PALE = "#000000", "#767676", "#b8b8b8"
+TITLE = {"fontsize": 9, "fontweight": "bold", "parse_math": False}
+_LEVELS = 60  # of one feature, as many as can be read
+_FAR = 20  # times the distance of three quarters: there an axis is logarithmic
+_REACH = 8  # times the mean contribution: a curve that goes beyond has its own scale
+_RUG = 200  # rows: more are drawn as a histogram
+_SCALES = {
+    "identity": "prediction",
+    "log": "log of the mean",
+    "inverse": "1 / mean",
+    "sqrt": "root of the mean",
+    "logit": "log-odds",
+    "probit": "probit",
+    "cloglog": "complementary log-log",
+}
+
+
+def new_figure(width, height):
+    """Return a figure of so many inches that belongs to no window and that notebooks show."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('pictures need matplotlib; pip install "gam_model[plots]"') from error
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    # IPython knows a figure only once pyplot is imported; until then it asks for this.
+    figure._repr_png_ = functools.partial(_write_png, figure)
+    return figure
+
+
+def _write_png(figure):
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    return content.getvalue()
+
+
+def strip(axes, *sides):
+    """Take the frame away but for its left and lower side, and `sides` too."""
+    axes.spines[["top", "right", *sides]].set_visible(False)
+    axes.tick_params(labelsize=8)
+
+
+# ---------------------------------------------------------------- words
+
+
+def name_scale(estimator):
+    """Return what eta is, in words."""
+    link = estimator.terms_.link
+    if hasattr(estimator, "classes_"):
+        return f"{_SCALES[link]} of {name_class(estimator)}"
+    return _SCALES[link]
+
+
+def name_class(estimator):
+    """Return what a classifier's probability is the probability of."""
+    second = estimator.classes_[1]
+    return str(second) if isinstance(second, str) else f"y = {second}"
+
+
+def label(text, room, legible=True):
+    """
+    Make one line of any text.
+
+    Parameters
+    ----------
+    text : object
+        Name of a column, level or class.
+    room : int
+        Number of characters that fit; a longer text loses its middle.
+    legible : bool, default=True
+        Whether to write characters that matplotlib's font lacks as their codes.
+
+    Returns
+    -------
+    str
+    """
+    text = " ".join(str(text).split())
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    if legible and not text.isascii():
+        known = _characters()
+        text = "".join(c if ord(c) in known else f"\\u{ord(c):04x}" for c in text)
+    if len(text) <= room:
+        return text
+    tail = (room - 1) // 3
+    return f"{text[: room - 1 - tail]}…{text[len(text) - tail :]}"
+
+
+def _characters():
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    families = FontProperties().get_family()
+    paths = [findfont(FontProperties(family=family)) for family in families]
+    return set().union(*(get_font(path).get_charmap() for path in paths))
+
+
+def number(value):
+    """Write a number in at most 6 digits, with a true minus sign."""
+    if isinstance(value, float):
+        value = f"{value:,.0f}" if value.is_integer() and abs(value) < 1e9 else f"{value:.6g}"
+    return str(value).replace("-", "\N{MINUS SIGN}")
+
+
+def fixed(value, decimals, sign="-"):
+    """Write a number with so many decimals; with none that make sense, in 3 digits."""
+    form = f"{sign}.3g" if decimals is None else f"{sign},.{decimals}f"
+    return format(value, form).replace("-", "\N{MINUS SIGN}")
+
+
+def find_decimals(values):
+    """Return the decimals that give the largest value 3 digits; None if it is out of scale."""
+    size = max(map(abs, values))
+    if not 1e-4 <= size < 1e9:
+        return None if size else 0
+    return max(0, 2 - math.floor(math.log10(size)))
+
+
+# ---------------------------------------------------------------- one term
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """
+    One term at the points where it is drawn.
+
+    Parameters
+    ----------
+    term : SmoothTerm or LevelTerm
+        The term.
+    edf : float
+        Its effective degrees of freedom.
+    x : ndarray of shape (n_points,)
+        Values, or codes of levels.
+    curve : ndarray of shape (3, n_points)
+        Contribution there, and the lower and upper end of its interval.
+    hole : ndarray of shape (3, 1) or (3, 0)
+        The same of a missing cell, if there were any in training.
+    linear : float
+        Beyond this distance from 0 the axis of x is logarithmic; inf if it isn't.
+    """
+
+    term: object
+    edf: float
+    x: np.ndarray
+    curve: np.ndarray
+    hole: np.ndarray
+    linear: float = np.inf
+
+    @property
+    def levels(self):
+        """Levels that are drawn, a list; empty if x is a number."""
+        if not isinstance(self.term, LevelTerm):
+            return []
+        return [self.term.levels[int(code)] for code in self.x]
+
+    @property
+    def width(self):
+        """How many columns of a grid the panel asks for."""
+        return 1 + (len(self.levels) > 14) + (len(self.levels) > 28)
+
+    @property
+    def depth(self):
+        """Inches below the axes that upright labels of the levels need; 0 if they lie."""
+        longest = max((len(label(level, 20)) for level in self.levels), default=0)
+        lying = (len(self.levels) + self.hole.shape[1]) * max(longest, 6) * 0.075
+        return 0.07 * longest if lying > 2.8 * self.width else 0.0
+
+
+def trace(estimator, k, coverage):
+    """Return the `Panel` of the k-th term."""
+    term, linear = estimator.terms_.terms[k], np.inf
+    if isinstance(term, LevelTerm):
+        x = np.arange(float(len(term.levels)))
+        if len(x) > _LEVELS:
+            x = np.sort(np.argsort(-abs(term(x)), kind="stable")[:_LEVELS]).astype(float)
+    elif len(term.knots) - len(term.coef) == 2:  # of degree 1: constant where it isn't missing
+        x = term.knots[:1]
+    else:
+        linear = _find_linear(np.unique(term.knots))
+        x = _spread(*term.range, linear)
+    points = x if term.missing is None else np.append(x, np.nan)
+    estimate = term(points)
+    error = _quantile(coverage) * np.sqrt(estimator._posterior.term_variance(k, points))
+    curve = np.stack([estimate, estimate - error, estimate + error])
+    edf = estimator.edf_[term.feature]
+    return Panel(term, edf, x, curve[:, : len(x)], curve[:, len(x) :], linear)
+
+
+def _find_linear(knots):
+    """Find out from quantiles whether few values lie far out, and where those begin."""
+    if len(knots) < 4:
+        return np.inf
+    low, high = knots[[0, -1]]
+    first, last = np.quantile(knots, [0.25, 0.75])
+    right, left = (high - low > _FAR * inner for inner in (last - low, high - first))
+    bulk = max(abs(first if left else low), abs(last if right else high))
+    if not (left or right) or max(-low, high) < _FAR / 2 * bulk:
+        return np.inf
+    ten = 10.0 ** math.floor(math.log10(bulk))
+    return next(step * ten for step in (1, 2, 5, 10) if step * ten >= bulk)
+
+
+def _spread(low, high, linear):
+    """Return about 100 points that are even where the axis is."""
+    if linear == np.inf:
+        return np.linspace(low, high, 100)
+    parts = [np.linspace(max(low, -linear), min(high, linear), 100)]
+    if high > linear:
+        parts.append(np.geomspace(linear, high, 50))
+    if low < -linear:
+        parts.append(-np.geomspace(linear, -low, 50))
+    return np.clip(np.unique(np.concatenate(parts)), low, high)
+
+
+def find_limits(panels):
+    """Return y from and to: all curves, and of the bands as much as leaves the curves half."""
+    tall = np.hstack([part for panel in panels for part in (panel.curve, panel.hole)])
+    low, high = min(tall[0].min(), 0.0), max(tall[0].max(), 0.0)
+    room = (high - low) / 2 or np.inf
+    low, high = max(tall[1].min(), low - room), min(tall[2].max(), high + room)
+    room = (high - low) or 1.0
+    return low - 0.18 * room, high + 0.05 * room  # the distribution of x is below
+
+
+def share_limits(panels, importances):
+    """
+    Find limits that panels have in common.
+
+    A curve that reaches many times as far as contributions do on average does so where there are
+    few rows; it would flatten the others, and is left out.
+
+    Parameters
+    ----------
+    panels : list of Panel
+        The panels.
+    importances : ndarray of shape (n_features,)
+        Mean size of each feature's contributions.
+
+    Returns
+    -------
+    limits : tuple of float
+        y from and to.
+    shared : list of Panel
+        Those within.
+    """
+    reach = _REACH * max(importances[panel.term.feature] for panel in panels)
+    shared = [panel for panel in panels if abs(panel.curve[0]).max() <= reach] or panels
+    return find_limits(shared), shared
+
+
+def draw_term(axes, panel, limits, rows=None, legible=True):
+    """
+    Draw one term.
+
+    Parameters
+    ----------
+    axes : matplotlib.axes.Axes
+        Where.
+    panel : Panel
+        What.
+    limits : tuple of float
+        y from and to.
+    rows : ndarray of shape (n_samples, n_features), optional
+        Rows, as the frozen model reads them, whose distribution to show.
+    legible : bool, default=True
+        As in `label`.
+    """
+    strip(axes)
+    axes.axhline(0, color=PALE, linewidth=0.8, zorder=0)
+    x, given = panel.x, None
+    if rows is not None:
+        given = rows[:, panel.term.feature]
+        given = given[~np.isnan(given)]
+    if panel.levels:
+        x = np.arange(len(x))
+        where = _draw_levels(axes, panel, given, legible)
+    else:
+        where = _scale_axis(axes, panel)
+        _draw_distribution(axes, panel, given)
+        middle, *band = panel.curve
+        if len(x) == 1:
+            axes.errorbar(x, middle, _arms(panel.curve), fmt="o", color=BLUE, markersize=4)
+        else:
+            axes.fill_between(x, *band, color=BLUE, alpha=0.2, linewidth=0)
+            axes.plot(x, middle, color=BLUE, linewidth=1.5, label="curve")
+    if panel.hole.size:
+        line = axes.errorbar(
+            [where], panel.hole[0], _arms(panel.hole), fmt="D", color=ORANGE, markersize=4
+        )
+        line.set_label("missing")
+        axes.annotate(
+            "missing",
+            (where, 0),
+            (0, -4.5),
+            axes.get_xaxis_transform(),
+            "offset points",
+            ha="center",
+            va="top",
+            fontsize=8,
+            color=ORANGE,
+            rotation=90 if panel.depth else 0,
+        )
+    axes.set_ylim(limits)
+
+
+def _arms(curve):
+    return [curve[0] - curve[1], curve[2] - curve[0]]
+
+
+def _draw_levels(axes, panel, codes, legible):
+    """Draw points with intervals; return where a missing cell goes."""
+    at = np.arange(len(panel.x))
+    if codes is not None and len(codes):
+        counts = np.array([np.count_nonzero(codes == code) for code in panel.x])
+        height = 0.12 * counts / max(counts.max(), 1)
+        axes.bar(at, height, 0.7, color=PALE, transform=axes.get_xaxis_transform(), zorder=0)
+    axes.errorbar(
+        at, panel.curve[0], _arms(panel.curve), fmt="o", color=BLUE, markersize=4, label="levels"
+    )
+    texts = [label(level, 20, legible) for level in panel.levels]
+    upright = 90 if panel.depth else 0
+    axes.set_xticks(at, texts, rotation=upright, parse_math=False, fontsize=8)
+    axes.tick_params(axis="x", length=0)
+    where = len(at) + 0.2
+    axes.set_xlim(-0.7, where + 0.5 if panel.hole.size else len(at) - 0.3)
+    left = len(panel.term.levels) - len(at)
+    if left:
+        axes.set_xlabel(f"and {left} levels of smaller effect", fontsize=8, color=GREY)
+    return where
+
+
+def _scale_axis(axes, panel):
+    """Set the scale, limits and ticks of x; return where a missing cell goes."""
+    low, high = panel.x[[0, -1]]
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    if panel.linear < np.inf:
+        decades = math.log10(max(-low, high) / panel.linear)
+        axes.set_xscale("symlog", linthresh=panel.linear, linscale=max(decades, 0.5))
+        ten = math.ceil(math.log10(panel.linear * 1.5))
+        tens = range(ten, math.floor(math.log10(max(-low, high, 10.0**ten))) + 1)
+        beyond = [10.0**k for k in tens][:: 1 + (len(tens) - 1) // 3]
+        ticks = [panel.linear / 2, panel.linear, *beyond]
+        ticks = np.array([*(-tick for tick in ticks[::-1]), 0.0, *ticks])
+        axes.set_xlabel(f"logarithmic beyond {number(panel.linear)}", fontsize=8, color=GREY)
+    to_axis = axes.xaxis.get_transform()
+    start, end = to_axis.transform([low, high])
+    span = end - start
+    right = end + (0.22 if panel.hole.size else 0.03) * span
+    marks = np.array([start - 0.03 * span, end + 0.12 * span, right])
+    left, where, right = to_axis.inverted().transform(marks)
+    axes.set_xlim(left, right)
+    if panel.linear == np.inf:
+        axes.locator_params(axis="x", nbins=6)
+        ticks = axes.get_xticks()
+    ticks = ticks[(ticks >= left) & (ticks <= (high if panel.hole.size else right))]
+    texts = [_shorten(tick) for tick in ticks.tolist()]
+    # Far from 0 the ticks may differ in digits that are cut off; matplotlib knows what to do.
+    axes.set_xticks(ticks, texts if len(set(texts)) == len(texts) else None)
+    axes.minorticks_off()
+    return where
+
+
+def _shorten(tick):
+    if 1e4 <= abs(tick) < 1e6:
+        return f"{number(tick / 1e3)}k"
+    return f"{number(tick / 1e6)}M" if 1e6 <= abs(tick) < 1e9 else number(tick)
+
+
+def _draw_distribution(axes, panel, values):
+    """Draw a rug, or of many values a histogram, along the lower edge."""
+    below = axes.get_xaxis_transform()
+    if values is None or len(values) <= _RUG:
+        values = np.unique(panel.term.knots) if values is None else values
+        if len(panel.x) == 1:
+            values = panel.x
+        axes.plot(
+            values, np.full(len(values), 0.02), "|", color=GREY, markersize=5, transform=below
+        )
+        return
+    if len(panel.x) == 1:
+        return
+    to_axis = axes.xaxis.get_transform()
+    ends = to_axis.transform(panel.x[[0, -1]])
+    edges = to_axis.inverted().transform(np.linspace(*ends, 41))
+    counts = np.histogram(values, edges)[0]
+    height = 0.12 * counts / max(counts.max(), 1)
+    axes.stairs(height, edges, fill=True, color=PALE, transform=below, zorder=0)

@@ -1,0 +1,494 @@
+"""Pictures of a fitted estimator: its curves, one row's contributions, its residuals."""
+
+from numbers import Integral
+
+import numpy as np
+from scipy import stats
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
+
+from gam_model._drawing import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    TITLE,
+    draw_term,
+    find_decimals,
+    find_limits,
+    fixed,
+    label,
+    name_class,
+    name_scale,
+    new_figure,
+    number,
+    share_limits,
+    strip,
+    trace,
+)
+from gam_model._explanation import ExplanationMixin
+from gam_model._families import FAMILIES
+from gam_model._residuals import average, bound_share, find_residuals
+
+__all__ = ["plot_contributions", "plot_diagnostics", "plot_terms"]
+
+_Z = stats.norm.ppf(0.975)
+_POINTS = 2000  # rows: of more, so many are drawn
+
+
+def plot_terms(estimator, X=None, features=None, *, coverage=0.95, n_columns=3, share_y=True):
+    """
+    Draw the curve of each feature, with its pointwise band.
+
+    Parameters
+    ----------
+    estimator : GAMRegressor or GAMClassifier
+        A fitted estimator.
+    X : array-like of shape (n_samples, n_features), optional
+        Rows whose distribution is drawn along the lower edge: up to 200 as ticks, more as a
+        histogram. Without, ticks are at the knots, which are quantiles of the training rows.
+    features : list of str or int, optional
+        Names or positions of the features; by default all that have a term, the most important
+        first. They fill the grid row by row; a wide panel may leave room that a later one takes.
+    coverage : float, default=0.95
+        Probability of the bands and intervals, as an average over a curve.
+    n_columns : int, default=3
+        Number of panels side by side at most.
+    share_y : bool, default=True
+        Whether panels have one scale, on which features compare. A curve that reaches, where
+        there are few rows, far beyond what features contribute on average has its own, and says so.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One panel for each feature. It belongs to no window: notebooks show it, `savefig` writes
+        it, and nothing needs closing.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    TypeError
+        If `estimator` is no estimator of this package.
+    ValueError
+        If it is not fitted, a feature is unknown or has no term, or `X` is not what `fit` saw.
+
+    Notes
+    -----
+    The diamond at the right is what a missing cell contributes. Of more than 60 levels those with
+    the largest contributions are drawn. Where few values lie far out, the axis is logarithmic for
+    them. Bands may leave the picture: the curves have at least half of its height. Characters
+    that matplotlib's font lacks are written as their codes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gam_model import GAMRegressor
+    >>> from gam_model.plots import plot_terms
+    >>> x = np.linspace(0, 6, 50)
+    >>> figure = plot_terms(GAMRegressor().fit(x[:, None], np.sin(x)))
+    >>> [axes.get_title(loc="left") for axes in figure.axes]
+    ['x0']
+    """
+    _check(estimator, n_columns=n_columns)
+    panels = [trace(estimator, k, coverage) for k in _find_terms(estimator, features)]
+    rows = None if X is None else estimator._validate(X)
+    n_columns = min(n_columns, sum(panel.width for panel in panels))
+    lines = _arrange(panels, n_columns)
+    width = 4.5 if n_columns == 1 else 3.5
+    heights = [2.3 + max(panel.depth for panel, _ in line) for line in lines]
+    figure = new_figure(width * n_columns, sum(heights) + 0.3)
+    grid = figure.add_gridspec(len(lines), n_columns)
+    limits, shared = share_limits(panels, estimator.feature_importances_)
+    shared = shared if share_y else []
+    scale, first = label(name_scale(estimator), 30), None
+    for k, line in enumerate(lines):
+        labelled = False
+        for panel, column in line:
+            across, fits = min(panel.width, n_columns), panel in shared
+            cells = grid[k, column : column + across]
+            axes = figure.add_subplot(cells, sharey=first if fits else None)
+            draw_term(axes, panel, limits if fits else find_limits([panel]), rows)
+            note = f"{'own scale · ' if share_y and not fits else ''}edf {panel.edf:.1f}"
+            room = int(7.8 * width * across) - len(note)
+            axes.set_title(label(panel.term.name, max(room, 12)), loc="left", **TITLE)
+            axes.set_title(note, loc="right", fontsize=8, color=GREY)
+            axes.tick_params(labelleft=not (fits and labelled))
+            if fits:
+                first, labelled = first or axes, True
+            if column == 0:
+                axes.set_ylabel(f"contribution to\n{scale}", fontsize=8, parse_math=False)
+    return figure
+
+
+def plot_contributions(estimator, X, *, coverage=None, max_features=10):
+    """
+    Draw how the contributions of one row lead from the base to its prediction.
+
+    Parameters
+    ----------
+    estimator : GAMRegressor or GAMClassifier
+        A fitted estimator.
+    X : array-like of shape (1, n_features)
+        One row.
+    coverage : float, optional
+        Probability of the intervals; by default none are drawn.
+    max_features : int, default=10
+        Number of features drawn on their own, those with the largest contributions.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        From `intercept_`, the mean over the training rows, to eta, on the scale of the link; in
+        the title, the prediction in the units of y or as a probability.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    TypeError
+        If `estimator` is no estimator of this package.
+    ValueError
+        If it is not fitted, or `X` is not one row of what `fit` saw.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gam_model import GAMRegressor
+    >>> from gam_model.plots import plot_contributions
+    >>> X = np.random.default_rng(0).uniform(size=(50, 2))
+    >>> gam = GAMRegressor().fit(X, 2 * X[:, 0] - X[:, 1])
+    >>> figure = plot_contributions(gam, [[0.5, 0.25]])
+    >>> [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    ['base', 'x1 = 0.25', 'x0 = 0.5', 'prediction']
+    """
+    _check(estimator, max_features=max_features)
+    frame = estimator.explain(X, 0.95 if coverage is None else coverage)
+    base, *parts, eta = frame["contribution"].tolist()
+    _, *half, eta_half = (frame["upper"] - frame["contribution"]).tolist()
+    cells = zip(frame.index[1:-1], frame["value"].tolist()[1:-1], strict=True)
+    labels = [_label_cell(name, value, estimator.terms_.levels) for name, value in cells]
+    if len(parts) > max_features + 1:
+        labels[max_features:] = [f"{len(parts) - max_features} other features"]
+        parts[max_features:] = [sum(parts[max_features:])]
+        del half[max_features:]
+    n, ends = len(parts), base + np.cumsum([0.0, *parts])
+    scale = name_scale(estimator)
+
+    figure = new_figure(7.0, 1.1 + 0.28 * (n + 2))
+    axes = figure.subplots()
+    steps = np.arange(n + 2)
+    colors = [ORANGE if part > 0 else BLUE for part in parts]
+    axes.barh(steps[1:-1], parts, 0.62, left=ends[:-1], color=colors)
+    axes.vlines(ends, steps[:-1] - 0.31, steps[1:] + 0.31, GREY, linewidth=0.8)
+    axes.plot([base, eta], steps[[0, -1]], "o", color=INK, markersize=5)
+    right = np.array([base, *np.maximum(ends[:-1], ends[1:]), eta])
+    if coverage is not None:
+        at = [*range(1, len(half) + 1), n + 1]
+        middle, arm = np.append(ends[1 : len(half) + 1], eta), np.append(half, eta_half)
+        axes.errorbar(middle, at, xerr=arm, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
+        right[at] = np.maximum(right[at], middle + arm)
+    decimals = find_decimals([base, *parts, eta])
+    signed = (fixed(part, decimals, "+") for part in parts)
+    texts = [fixed(base, decimals), *signed, fixed(eta, decimals)]
+    for place, text in zip(zip(right, steps, strict=True), texts, strict=True):
+        axes.annotate(text, place, (6, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set_yticks(steps, ["base", *labels, label(scale, 40)], parse_math=False)
+    axes.set_ylim(n + 1.6, -0.6)
+    axes.use_sticky_edges = False
+    axes.margins(x=0.1)
+    strip(axes, "left")
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(label(scale, 60), fontsize=9, parse_math=False)
+    axes.set_title(_title(estimator, X, coverage), loc="left", **TITLE)
+    return figure
+
+
+def plot_diagnostics(estimator, X, y):
+    """
+    Draw what tells whether the model fits some rows.
+
+    Parameters
+    ----------
+    estimator : GAMRegressor or GAMClassifier
+        A fitted estimator.
+    X : array-like of shape (n_samples, n_features)
+        Rows: those of training, or better others.
+    y : array-like of shape (n_samples,)
+        Their response, or labels.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Four panels. For numbers: quantiles of the residuals against the normal ones, residuals
+        against eta, their histogram, and observed against fitted. For two classes: calibration,
+        mean residuals against eta, the probabilities that either class gets, and the ROC curve.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    TypeError
+        If `estimator` is no estimator of this package.
+    ValueError
+        If it is not fitted, `X` or `y` is not what `fit` saw, or their lengths differ.
+
+    Notes
+    -----
+    Residuals are quantile residuals, standard normal if the model holds; for the gaussian they
+    are (y - mu) / sqrt(scale_). Of more than 2000 rows, 2000 are drawn as points, chosen at random
+    and the same each time; of as many quantiles, 2000 of evenly spaced ranks and the 100 at either
+    end. Means, histograms, bands and curves are of all rows. Bands and bars are 95 % intervals,
+    pointwise. Each row counts once and has an offset of 0.
+
+    References
+    ----------
+    Dunn and Smyth (1996), "Randomized quantile residuals", Journal of Computational and Graphical
+    Statistics 5(3).
+    Gelman and Hill (2007), "Data analysis using regression and multilevel models", section 5.6.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gam_model import GAMRegressor
+    >>> from gam_model.plots import plot_diagnostics
+    >>> x = np.linspace(0, 6, 50)
+    >>> y = np.sin(x) + np.random.default_rng(0).normal(scale=0.1, size=50)
+    >>> figure = plot_diagnostics(GAMRegressor().fit(x[:, None], y), x[:, None], y)
+    >>> len(figure.axes)
+    4
+    """
+    _check(estimator)
+    family = FAMILIES[estimator._family]
+    rows = estimator._validate(X)
+    y = _read_response(estimator, family, y)
+    check_consistent_length(rows, y)
+    eta, mu = estimator.terms_.eta(rows), estimator.terms_.predict(rows)
+    drawn = np.arange(len(y))
+    if len(y) > _POINTS:
+        drawn = np.sort(np.random.default_rng(0).choice(len(y), _POINTS, replace=False))
+    figure = new_figure(8.4, 6.6)
+    panels = figure.subplots(2, 2).ravel()
+    for axes in panels:
+        strip(axes)
+    linear = estimator.terms_.link == "identity"
+    scale = "fitted" if linear else f"fitted, as {label(name_scale(estimator), 40)}"
+    if family.name == "binomial":
+        two = set(np.unique(y)) == {0, 1}
+        _draw_calibration(panels[0], y, mu)
+        _draw_mean_residuals(panels[1], eta, y - mu, scale)
+        if two:
+            _draw_probabilities(panels[2], y, mu, getattr(estimator, "classes_", (0, 1)))
+            _draw_roc(panels[3], y, mu)
+        else:
+            _draw_histogram(panels[2], mu, "Fitted values", "fitted")
+            _draw_observed(panels[3], y, mu, drawn)
+    else:
+        two, residuals = False, find_residuals(family, y, mu, estimator.scale_)
+        _draw_quantiles(panels[0], residuals)
+        _draw_residuals(panels[1], eta, residuals, drawn, scale)
+        _draw_histogram(panels[2], residuals, "Residuals", "residual", stats.norm.pdf)
+        _draw_observed(panels[3], y, mu, drawn)
+    if len(drawn) < len(y) and not two:
+        figure.supxlabel(
+            f"points: {len(drawn):,} of {len(y):,} rows, chosen at random; the rest: all rows",
+            fontsize=8,
+            color=GREY,
+        )
+    return figure
+
+
+# ---------------------------------------------------------------- checking
+
+
+def _check(estimator, **counts):
+    if not isinstance(estimator, ExplanationMixin):
+        raise TypeError(
+            "estimator must be a fitted GAMRegressor or GAMClassifier, "
+            f"got {type(estimator).__name__}"
+        )
+    check_is_fitted(estimator)
+    for name, value in counts.items():
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be a positive integer, got {name}={value!r}")
+
+
+def _find_terms(estimator, features):
+    """Return the positions of the terms of these features."""
+    terms, names = estimator.terms_.terms, estimator._names()
+    by_feature = {term.feature: k for k, term in enumerate(terms)}
+    if features is None:
+        order = np.argsort(-estimator.feature_importances_, kind="stable").tolist()
+        found = [by_feature[j] for j in order if j in by_feature]
+        if not found:
+            raise ValueError("no feature has a term: all columns were constant in training")
+        return found
+    found = []
+    for feature in [features] if isinstance(features, str) else list(features):
+        if isinstance(feature, str) and feature in names:
+            j = names.index(feature)
+        elif isinstance(feature, Integral) and 0 <= feature < len(names):
+            j = int(feature)
+        else:
+            known = ", ".join(map(repr, names[:20])) + (", …" if len(names) > 20 else "")
+            raise ValueError(f"there is no feature {feature!r}; there are {known}")
+        if j not in by_feature:
+            raise ValueError(f"feature {names[j]!r} has no term: it was constant in training")
+        found.append(by_feature[j])
+    if not found:
+        raise ValueError("features must name at least one feature, got none")
+    return found
+
+
+def _read_response(estimator, family, y):
+    y = np.asarray(y)
+    if y.ndim != 1:
+        raise ValueError(f"y must have shape (n_samples,), got {y.shape}")
+    if hasattr(estimator, "classes_"):
+        unknown = ~np.isin(y, estimator.classes_)
+        if unknown.any():
+            raise ValueError(
+                f"y must hold the classes {estimator.classes_.tolist()}, got "
+                f"{y[unknown].tolist()[0]!r}"
+            )
+        return estimator._read_response(y)
+    y = y.astype(float)
+    if not np.isfinite(y).all() or not family.accepts(y.min(), max(y.max(), 1e-300)):
+        raise ValueError(f"y of family {family.name!r} must be finite and {family.domain}")
+    return y
+
+
+# ---------------------------------------------------------------- terms and contributions
+
+
+def _arrange(panels, n_columns):
+    """Give each panel the first row with room for it; return rows of (panel, column)."""
+    lines, used = [], []
+    for panel in panels:
+        across = min(panel.width, n_columns)
+        k = next((k for k, n in enumerate(used) if n + across <= n_columns), len(lines))
+        if k == len(lines):
+            lines.append([])
+            used.append(0)
+        lines[k].append((panel, used[k]))
+        used[k] += across
+    return lines
+
+
+def _label_cell(name, value, levels):
+    name = label(name, 32)
+    if value is None or value != value:
+        return f"{name} missing"
+    if name in levels and value not in levels[name]:
+        return f"{name}: unseen level"
+    return f"{name} = {label(value, 24) if isinstance(value, str) else number(value)}"
+
+
+def _title(estimator, X, coverage):
+    classes = getattr(estimator, "classes_", None)
+    mu = estimator.predict(X) if classes is None else estimator.predict_proba(X)[:, 1]
+    digits = find_decimals([1.0 if classes is not None else mu[0]])
+    name = "prediction" if classes is None else f"P({label(name_class(estimator), 40)})"
+    text = f"{name} = {fixed(mu[0], digits)}"
+    if coverage is None:
+        return text
+    low, high = (fixed(end, digits) for end in estimator.predict_interval(X, coverage)[0])
+    return f"{text}   ({100 * coverage:g} %: {low} to {high})"
+
+
+# ---------------------------------------------------------------- diagnostics
+
+
+def _name_axes(axes, title, x, y):
+    axes.set_title(title, loc="left", **TITLE)
+    axes.set_xlabel(x, fontsize=8, parse_math=False)
+    axes.set_ylabel(y, fontsize=8, parse_math=False)
+
+
+def _scatter(axes, x, y):
+    axes.plot(
+        x, y, "o", color=BLUE, markersize=3, markeredgewidth=0,
+        alpha=0.25 if len(x) > 500 else 0.5, rasterized=True, label="rows",
+    )  # fmt: skip
+
+
+def _draw_quantiles(axes, residuals):
+    n, ordered = len(residuals), np.sort(residuals)
+    rank = np.arange(n)
+    if n > _POINTS:
+        even = np.linspace(0, n - 1, _POINTS).round().astype(int)
+        rank = np.unique(np.concatenate([rank[:100], even, rank[-100:]]))
+    normal = stats.norm.ppf((rank + 0.5) / n)
+    band = stats.norm.ppf(stats.beta.ppf([[0.025], [0.975]], rank + 1, n - rank))
+    axes.fill_between(normal, *band, color=GREY, alpha=0.25, linewidth=0)
+    axes.axline((0, 0), slope=1, color=GREY, linewidth=0.8)
+    _scatter(axes, normal, ordered[rank])
+    _name_axes(axes, "Quantiles of the residuals", "of the normal", "of the residuals")
+
+
+def _draw_residuals(axes, eta, residuals, drawn, scale):
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    _scatter(axes, eta[drawn], residuals[drawn])
+    _draw_means(axes, average(eta, residuals, 20))
+    _name_axes(axes, "Residuals and their means", scale, "residual")
+
+
+def _draw_means(axes, bins, arms=None):
+    axes.errorbar(
+        bins.x, bins.y, _Z * bins.error if arms is None else arms, fmt="o", color=ORANGE,
+        markersize=4, linewidth=1.2, label="means",
+    )  # fmt: skip
+
+
+def _draw_histogram(axes, values, title, x, density=None):
+    counts, edges = np.histogram(values, bins=min(60, max(10, int(2 * len(values) ** (1 / 3)))))
+    axes.stairs(counts, edges, fill=True, color=BLUE, alpha=0.5)
+    if density is not None:
+        at = np.linspace(min(edges[0], -3), max(edges[-1], 3), 200)
+        axes.plot(at, density(at) * len(values) * (edges[1] - edges[0]), color=INK, linewidth=1)
+    _name_axes(axes, title, x, "rows")
+
+
+def _draw_observed(axes, y, mu, drawn):
+    _scatter(axes, mu[drawn], y[drawn])
+    _draw_means(axes, average(mu, y, 20))
+    axes.axline((mu.mean(), mu.mean()), slope=1, color=GREY, linewidth=0.8)
+    _name_axes(axes, "Observed, and its means", "fitted", "observed")
+
+
+def _draw_calibration(axes, y, mu):
+    bins = average(mu, y, 10)
+    ends = bound_share(bins.y, bins.size, _Z)
+    axes.axline((0, 0), slope=1, color=GREY, linewidth=0.8)
+    _draw_means(axes, bins, [np.maximum(bins.y - ends[0], 0), np.maximum(ends[1] - bins.y, 0)])
+    top = 1.05 * max(bins.x.max(), bins.y.max())
+    axes.set(xlim=(-0.03 * top, top), ylim=(-0.03 * top, top))
+    _name_axes(axes, "Calibration, in tenths of the rows", "mean probability", "observed share")
+
+
+def _draw_mean_residuals(axes, eta, residuals, scale):
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    _draw_means(axes, average(eta, residuals, 20))
+    _name_axes(axes, "Means of the residuals", scale, "observed - fitted")
+
+
+def _draw_probabilities(axes, y, mu, classes):
+    edges = np.linspace(0, 1, 41)
+    for k, color in enumerate((BLUE, ORANGE)):
+        counts = np.histogram(mu[y == k], edges)[0]
+        name = label(classes[k], 24)
+        axes.stairs(counts / counts.sum(), edges, color=color, linewidth=1.5, label=name)
+    legend = axes.legend(fontsize=8, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    title = f"Probability of {label(classes[1], 24)}, by class"
+    _name_axes(axes, title, "fitted probability", "share of the class")
+
+
+def _draw_roc(axes, y, mu):
+    from sklearn.metrics import roc_auc_score, roc_curve
+
+    false, true, _ = roc_curve(y, mu)
+    keep = np.unique(np.linspace(0, len(true) - 1, 500).round().astype(int))
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8)
+    axes.plot(false[keep], true[keep], color=BLUE, linewidth=1.5, label="ROC")
+    _name_axes(axes, f"ROC, area {roc_auc_score(y, mu):.3f}", "false positives", "true positives")
