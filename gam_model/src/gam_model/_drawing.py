@@ -4,6 +4,7 @@ import functools
 import io
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
@@ -64,10 +65,10 @@ def name_scale(estimator):
     return _SCALES[link]
 
 
-def name_class(estimator):
-    """Return what a classifier's probability is the probability of."""
-    second = estimator.classes_[1]
-    return str(second) if isinstance(second, str) else f"y = {second}"
+def name_class(estimator, k=1):
+    """Return one of two classes in words; the probability is that of the second."""
+    value = getattr(estimator, "classes_", (0, 1))[k]
+    return str(value) if isinstance(value, str) else f"y = {value}"
 
 
 def label(text, room, legible=True):
@@ -99,17 +100,25 @@ def label(text, room, legible=True):
 
 
 def _characters():
+    """Return the code points that can be written both plain and bold."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
-    families = FontProperties().get_family()
-    paths = [findfont(FontProperties(family=family)) for family in families]
-    return set().union(*(get_font(path).get_charmap() for path in paths))
+    known = []
+    for weight in ("normal", "bold"):
+        families = FontProperties().get_family()
+        wanted = [FontProperties(family=[name], weight=weight) for name in families]
+        known.append(set().union(*(get_font(findfont(font)).get_charmap() for font in wanted)))
+    return known[0] & known[1]
 
 
 def number(value):
-    """Write a number in at most 6 digits, with a true minus sign."""
-    if isinstance(value, float):
-        value = f"{value:,.0f}" if value.is_integer() and abs(value) < 1e9 else f"{value:.6g}"
+    """Write a number in 4 digits, those of a whole one all, with a true minus sign."""
+    if isinstance(value, Real) and not isinstance(value, bool):
+        value = float(value)
+        if abs(value) < 1e9 and (value.is_integer() or abs(value) >= 1e3):
+            value = f"{value:,.{0 if value.is_integer() else 1}f}"
+        else:
+            value = f"{value:.4g}"
     return str(value).replace("-", "\N{MINUS SIGN}")
 
 
@@ -225,10 +234,10 @@ def _spread(low, high, linear):
 
 
 def find_limits(panels):
-    """Return y from and to: all curves, and of the bands as much as leaves the curves half."""
+    """Return y from and to: all curves, and of the bands as much as leaves the curves a third."""
     tall = np.hstack([part for panel in panels for part in (panel.curve, panel.hole)])
     low, high = min(tall[0].min(), 0.0), max(tall[0].max(), 0.0)
-    room = (high - low) / 2 or np.inf
+    room = (high - low) or np.inf
     low, high = max(tall[1].min(), low - room), min(tall[2].max(), high + room)
     room = (high - low) or 1.0
     return low - 0.18 * room, high + 0.05 * room  # the distribution of x is below
@@ -362,7 +371,9 @@ def _scale_axis(axes, panel):
     marks = np.array([start - 0.03 * span, end + 0.12 * span, right])
     left, where, right = to_axis.inverted().transform(marks)
     axes.set_xlim(left, right)
-    if panel.linear == np.inf:
+    if len(panel.x) == 1:
+        ticks = panel.x
+    elif panel.linear == np.inf:
         axes.locator_params(axis="x", nbins=6)
         ticks = axes.get_xticks()
     ticks = ticks[(ticks >= left) & (ticks <= (high if panel.hole.size else right))]

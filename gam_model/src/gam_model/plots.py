@@ -54,8 +54,8 @@ def plot_terms(estimator, X=None, features=None, *, coverage=0.95, n_columns=3, 
     n_columns : int, default=3
         Number of panels side by side at most.
     share_y : bool, default=True
-        Whether panels have one scale, on which features compare. A curve that reaches, where
-        there are few rows, far beyond what features contribute on average has its own, and says so.
+        Whether panels have one scale, on which features compare. A curve that reaches far beyond
+        what features contribute on average, as where there are few rows, has its own and says so.
 
     Returns
     -------
@@ -76,7 +76,7 @@ def plot_terms(estimator, X=None, features=None, *, coverage=0.95, n_columns=3, 
     -----
     The diamond at the right is what a missing cell contributes. Of more than 60 levels those with
     the largest contributions are drawn. Where few values lie far out, the axis is logarithmic for
-    them. Bands may leave the picture: the curves have at least half of its height. Characters
+    them. Bands may leave the picture: the curves have at least a third of its height. Characters
     that matplotlib's font lacks are written as their codes.
 
     Examples
@@ -95,7 +95,7 @@ def plot_terms(estimator, X=None, features=None, *, coverage=0.95, n_columns=3, 
     n_columns = min(n_columns, sum(panel.width for panel in panels))
     lines = _arrange(panels, n_columns)
     width = 4.5 if n_columns == 1 else 3.5
-    heights = [2.3 + max(panel.depth for panel, _ in line) for line in lines]
+    heights = [2.5 + max(panel.depth for panel, _ in line) for line in lines]
     figure = new_figure(width * n_columns, sum(heights) + 0.3)
     grid = figure.add_gridspec(len(lines), n_columns)
     limits, shared = share_limits(panels, estimator.feature_importances_)
@@ -108,10 +108,13 @@ def plot_terms(estimator, X=None, features=None, *, coverage=0.95, n_columns=3, 
             cells = grid[k, column : column + across]
             axes = figure.add_subplot(cells, sharey=first if fits else None)
             draw_term(axes, panel, limits if fits else find_limits([panel]), rows)
-            note = f"{'own scale · ' if share_y and not fits else ''}edf {panel.edf:.1f}"
-            room = int(7.8 * width * across) - len(note)
-            axes.set_title(label(panel.term.name, max(room, 12)), loc="left", **TITLE)
-            axes.set_title(note, loc="right", fontsize=8, color=GREY)
+            room = int(12 * (width * across - 0.6))
+            axes.set_title(label(panel.term.name, room), loc="left", pad=17, **TITLE)
+            note = " · own scale" if share_y and not fits else ""
+            axes.annotate(
+                f"edf {panel.edf:.1f}{note}", (0, 1), (0, 5), "axes fraction", "offset points",
+                fontsize=8, color=GREY,
+            )  # fmt: skip
             axes.tick_params(labelleft=not (fits and labelled))
             if fits:
                 first, labelled = first or axes, True
@@ -270,6 +273,7 @@ def plot_diagnostics(estimator, X, y):
     panels = figure.subplots(2, 2).ravel()
     for axes in panels:
         strip(axes)
+        axes.locator_params(nbins=6)
     linear = estimator.terms_.link == "identity"
     scale = "fitted" if linear else f"fitted, as {label(name_scale(estimator), 40)}"
     if family.name == "binomial":
@@ -277,7 +281,7 @@ def plot_diagnostics(estimator, X, y):
         _draw_calibration(panels[0], y, mu)
         _draw_mean_residuals(panels[1], eta, y - mu, scale)
         if two:
-            _draw_probabilities(panels[2], y, mu, getattr(estimator, "classes_", (0, 1)))
+            _draw_probabilities(panels[2], y, mu, [name_class(estimator, k) for k in (0, 1)])
             _draw_roc(panels[3], y, mu)
         else:
             _draw_histogram(panels[2], mu, "Fitted values", "fitted")
@@ -460,8 +464,9 @@ def _draw_calibration(axes, y, mu):
     ends = bound_share(bins.y, bins.size, _Z)
     axes.axline((0, 0), slope=1, color=GREY, linewidth=0.8)
     _draw_means(axes, bins, [np.maximum(bins.y - ends[0], 0), np.maximum(ends[1] - bins.y, 0)])
-    top = 1.05 * max(bins.x.max(), bins.y.max())
-    axes.set(xlim=(-0.03 * top, top), ylim=(-0.03 * top, top))
+    low, high = (end(np.append(bins.x, bins.y)) for end in (np.min, np.max))
+    room = 0.06 * (high - low) or 0.1
+    axes.set(xlim=(low - room, high + room), ylim=(low - room, high + room))
     _name_axes(axes, "Calibration, in tenths of the rows", "mean probability", "observed share")
 
 
