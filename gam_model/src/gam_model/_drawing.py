@@ -1,6 +1,7 @@
 """How pictures look: the figure, its colours and words, and one term drawn into it."""
 
 import functools
+import importlib
 import io
 import math
 from dataclasses import dataclass
@@ -30,13 +31,19 @@ _SCALES = {
 }
 
 
-def new_figure(width, height):
-    """Return a figure of so many inches that belongs to no window and that notebooks show."""
+def load(name):
+    """Import a module of matplotlib, which is optional."""
     try:
-        from matplotlib.figure import Figure
+        return importlib.import_module(name)
     except ImportError as error:
         raise ImportError('pictures need matplotlib; pip install "gam_model[plots]"') from error
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def new_figure(width, height):
+    """Return a figure of so many inches that belongs to no window and that notebooks show."""
+    figure = load("matplotlib.figure").Figure(
+        figsize=(width, height), layout="constrained", facecolor="white"
+    )
     # IPython knows a figure only once pyplot is imported; until then it asks for this.
     figure._repr_png_ = functools.partial(_write_png, figure)
     return figure
@@ -300,7 +307,9 @@ def draw_term(axes, panel, limits, rows=None, legible=True):
         _draw_distribution(axes, panel, given)
         middle, *band = panel.curve
         if len(x) == 1:
-            axes.errorbar(x, middle, _arms(panel.curve), fmt="o", color=BLUE, markersize=4)
+            axes.errorbar(
+                x, middle, _arms(panel.curve), fmt="o", color=BLUE, markersize=4, label="value"
+            )
         else:
             axes.fill_between(x, *band, color=BLUE, alpha=0.2, linewidth=0)
             axes.plot(x, middle, color=BLUE, linewidth=1.5, label="curve")
@@ -397,8 +406,9 @@ def _draw_distribution(axes, panel, values):
         values = np.unique(panel.term.knots) if values is None else values
         if len(panel.x) == 1:
             values = panel.x
+        heights = np.tile([0.0, 0.03, np.nan], len(values))  # one line, lifted between ticks
         axes.plot(
-            values, np.full(len(values), 0.02), "|", color=GREY, markersize=5, transform=below
+            np.repeat(values, 3), heights, color=GREY, linewidth=0.8, transform=below, label="rug"
         )
         return
     if len(panel.x) == 1:

@@ -72,15 +72,17 @@ def average(x, y, n_bins):
     x, y : ndarray of shape (n_samples,)
         What is cut into bins, and what is averaged.
     n_bins : int
-        Number of bins; ties may leave fewer.
+        Number of bins; ties may leave fewer, down to one for each value.
 
     Returns
     -------
     Bins
         Those that hold a row, in the order of x.
     """
-    edges = np.unique(np.quantile(x, np.linspace(0, 1, n_bins + 1)))
-    bins = np.searchsorted(edges[1:-1], x, side="right")
+    edges = np.unique(x)[1:]
+    if len(edges) >= n_bins:
+        edges = np.quantile(x, np.linspace(0, 1, n_bins + 1))[1:-1]
+    bins = np.searchsorted(edges, x, side="right")
     size = np.bincount(bins)
     kept = size > 0
     size = size[kept]

@@ -312,8 +312,12 @@ def _check(estimator, **counts):
         )
     check_is_fitted(estimator)
     for name, value in counts.items():
-        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        if not _is_integer(value) or value < 1:
             raise ValueError(f"{name} must be a positive integer, got {name}={value!r}")
+
+
+def _is_integer(value):
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _find_terms(estimator, features):
@@ -330,7 +334,7 @@ def _find_terms(estimator, features):
     for feature in [features] if isinstance(features, str) else list(features):
         if isinstance(feature, str) and feature in names:
             j = names.index(feature)
-        elif isinstance(feature, Integral) and 0 <= feature < len(names):
+        elif _is_integer(feature) and 0 <= feature < len(names):
             j = int(feature)
         else:
             known = ", ".join(map(repr, names[:20])) + (", …" if len(names) > 20 else "")

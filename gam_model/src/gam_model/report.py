@@ -22,6 +22,7 @@ from gam_model._drawing import (
     PALE,
     draw_term,
     find_limits,
+    load,
     name_scale,
     new_figure,
     number,
@@ -67,7 +68,7 @@ th, td { padding: .3rem 1.25rem .3rem 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--line); min-width: 3.5rem; overflow-wrap: normal; }
 th { font-weight: 600; }
 td { max-width: 32rem; }
-tbody th { max-width: 26rem; overflow-wrap: anywhere; }
+tbody th { min-width: 8rem; max-width: 26rem; overflow-wrap: anywhere; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 .bar { display: inline-block; height: .6rem; background: var(--blue); vertical-align: baseline;
   print-color-adjust: exact; -webkit-print-color-adjust: exact; }
@@ -79,6 +80,7 @@ figure.widest { grid-column: 1 / -1; }
 figcaption { font-weight: 600; font-size: .875rem; line-height: 1.3; }
 figcaption span { font-weight: 400; font-size: .8125rem; display: block; }
 svg { display: block; width: 100%; height: auto; }
+svg * { stroke-linejoin: round; }
 svg text { fill: currentColor; font-family: system-ui, sans-serif !important; }
 footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .75rem; }
 tr { break-inside: avoid; }
@@ -133,8 +135,6 @@ def write_report(path, estimator, *, title=None, metrics=None, X=None, y=None, d
     >>> "<h1>Sine</h1>" in path.read_text(encoding="utf-8")
     True
     """
-    from matplotlib import style
-
     check_is_fitted(estimator)
     if y is not None and X is None:
         raise ValueError("y was given without X; diagnostics need both")
@@ -143,6 +143,7 @@ def write_report(path, estimator, *, title=None, metrics=None, X=None, y=None, d
     title = kind if title is None else title
     date = datetime.now(timezone.utc) if date is None else date
     date = date.strftime("%Y-%m-%d %H:%M %Z").strip() if hasattr(date, "strftime") else date
+    style = load("matplotlib.style")
     with style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": "gam_model"}]):
         parts = [
             _section("Fit", _describe_fit(estimator)),
@@ -254,14 +255,12 @@ def _draw_curves(estimator, rows):
             f"{_to_svg(figure, f'curve of {panel.term.name}')}</figure>"
         )
     below = "ticks are knots" if rows is None else "in grey are the rows that were given"
-    return (
-        _say(
-            f"Contribution to the {name_scale(estimator)}, with pointwise 95 % intervals; its mean "
-            f"over the training rows is 0. A diamond is what a missing cell contributes; {below}. A "
-            "curve that would flatten the others has its own scale."
-        )
-        + f'<div class="curves">{"".join(figures)}</div>'
+    text = (
+        f"Contribution to the {name_scale(estimator)}, with pointwise 95 % intervals; its mean "
+        f"over the training rows is 0. A diamond is what a missing cell contributes; {below}. "
+        "A curve that would flatten the others has its own scale."
     )
+    return f'{_say(text)}<div class="curves">{"".join(figures)}</div>'
 
 
 def _describe_data(estimator, rows):
@@ -356,8 +355,9 @@ def _to_svg(figure, name):
         )
     text = content.getvalue().decode()
     text = text[text.index(">", text.index("<svg")) + 1 :]
-    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->\s*|<style.*?</style>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r'<g id="[^"]*"', "<g", text)  # a page has each id once
+    text = re.sub(r' d="[^"]*"', _round_path, text)
     for color, variable in _COLORS.items():
         text = text.replace(f": {color}", f": {variable}")
     width, height = figure.get_size_inches() * 72
@@ -365,3 +365,9 @@ def _to_svg(figure, name):
         f'<svg role="img" aria-label="{_escape(name)}" viewBox="0 0 {width:g} {height:g}" '
         f'style="max-width:{width:g}pt">{text}'
     )
+
+
+def _round_path(path):
+    """Keep hundredths of a point."""
+    short = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", path[0])
+    return f" {' '.join(short.split())}"
