@@ -174,7 +174,9 @@ def run_bam(family, n, basis):
     with tempfile.TemporaryDirectory() as folder:
         for name, values in zip(("X", "y", "eta"), draw(family, n), strict=True):
             values.T.tofile(Path(folder, name))  # R's matrices go column by column
-        return run(["Rscript", str(Path(__file__).with_name("bam.R")), folder, family, str(n), basis])
+        return run(
+            ["Rscript", str(Path(__file__).with_name("bam.R")), folder, family, str(n), basis]
+        )
 
 
 def run(command):

@@ -2,9 +2,9 @@
 
 Training reads the channel ``train`` (and ``test``, if there is one), in memory or, where it is
 large, chunk by chunk. It writes gam.json, which serving reads; model.json, which says what is in
-it; and model.joblib, the estimator with its standard errors, for a notebook. Serving is the four
-hooks of SageMaker's scikit-learn contract, so the same file runs under this project's server and
-under AWS's.
+it; model.joblib, the estimator with its standard errors, for a notebook; and, as output data,
+report.html. Serving is the four hooks of SageMaker's scikit-learn contract, so the same file runs
+under this project's server and under AWS's.
 """
 
 import argparse
@@ -136,6 +136,7 @@ def open_rows(job: Job, channel: str, file: str | None, arguments: argparse.Name
 def train(job: Job, arguments: argparse.Namespace) -> None:
     """Fit, measure and save one model."""
     from gam_model import GAMRegressor
+    from gam_model.report import write_report
 
     rows = open_rows(job, "train", arguments.train_file, arguments)
     regressor = GAMRegressor(
@@ -168,6 +169,8 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
     model.save(job.model_dir / "gam.json")
     joblib.dump(regressor, job.model_dir / "model.joblib")
     job.write_json("model.json", describe(regressor, metrics))
+    X, y = next(iter(rows))  # of a large channel its first rows
+    write_report(job.data_dir / "report.html", regressor, metrics=metrics, X=X, y=y)
 
 
 def check_df(df: int, X: Table) -> None:

@@ -158,7 +158,7 @@ def test_sigterm_stops_a_job_whose_program_has_not_begun(training_job):
         # What it says last; by then SIGTERM has long had its handler.
         next(line for line in process.stdout if "abandoning unzipping" in line)
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=20)
+        process.communicate(timeout=10)
     finally:
         process.kill()
         process.communicate()
@@ -296,6 +296,9 @@ def test_categories_and_holes_need_no_preparation(run, tmp_path, form):
         "levels": ["clerk", "cook", "judge"],
         "missing": True,
     }
+    report = (tmp_path / "output" / "data" / "report.html").read_text()
+    assert "judge" in report
+    assert "r2_train" in report
     model = model_logic.model_fn(str(tmp_path / "model"))
     records = [
         {"age": 40, "job": "judge"},

@@ -12,7 +12,11 @@ import gam_model
 IGNORED = {"GL01", "ES01", "SA01", "EX01", "PR08", "RT04"}
 
 
+DRAWN = ("plots.plot_terms", "plots.plot_contributions", "plots.plot_diagnostics")
+
+
 def public():
+    yield from (*DRAWN, "report.write_report")
     for name in gam_model.__all__:
         yield name
         for attribute, value in inspect.getmembers(getattr(gam_model, name)):

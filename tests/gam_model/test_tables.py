@@ -85,6 +85,8 @@ def test_an_unseen_level_is_the_base(columns):
     row = X[:1].assign(job="pilot")
     with pytest.warns(UserWarning, match="column 'job' holds levels that fit has not seen"):
         assert gam.contributions(row)[0, 0] == 0
+    with pytest.warns(UserWarning, match="'job'"):
+        assert gam.explain(row)["value"]["job"] == "pilot"
     with pytest.warns(UserWarning, match="column 'rate' holds missing cells that fit has not"):
         assert gam.contributions(X[:1].assign(rate=np.nan))[0, 1] == 0
 
@@ -152,6 +154,7 @@ class TestMissingCells:
         y = np.where(np.isnan(x), 5.0, 1.0) + rng.normal(scale=0.1, size=400)
         gam = GAMRegressor().fit(x[:, None], y)
         assert_allclose(gam.predict([[np.nan], [7.0], [9.0]]), [5, 1, 1], atol=0.05)
+        assert_array_equal(gam.terms()["x0"]["x"], [7, np.nan])
         assert gam.contributions(x[:, None]).mean() == pytest.approx(0, abs=1e-12)
 
     def test_a_column_that_is_nowhere(self, columns):

@@ -7,6 +7,7 @@ from scipy import stats
 from sklearn.utils.validation import check_is_fitted
 
 from gam_model._families import FAMILIES, LINKS
+from gam_model._features import list_values
 from gam_model._inference import response_interval
 from gam_model._terms import LevelTerm
 
@@ -68,11 +69,11 @@ class ExplanationMixin:
             raise ValueError(f"explain takes one row, got {len(read)}")
         contributions = self.terms_.contributions(read)[0]
         values, errors = read[0].tolist(), np.zeros(len(contributions))
+        for j in self._features.levels:
+            values[j] = list_values(X, j)[0]
         for k, term in enumerate(self.terms_.terms):
-            x = read[:, term.feature]
-            errors[term.feature] = self._posterior.term_variance(k, x)[0] ** 0.5
-            if isinstance(term, LevelTerm) and x[0] >= 0:
-                values[term.feature] = term.levels[int(x[0])]
+            variance = self._posterior.term_variance(k, read[:, term.feature])
+            errors[term.feature] = variance[0] ** 0.5
         order = np.argsort(-abs(contributions), kind="stable")
         estimate = [self.intercept_, *contributions[order], self.terms_.eta(read)[0]]
         error = np.array(
@@ -119,11 +120,8 @@ class ExplanationMixin:
                 x, shown = np.arange(float(len(term.levels))), list(term.levels)
             else:
                 low, high = term.range
-                x = (
-                    np.linspace(low, high, n_points)
-                    if self.edf_[term.feature]
-                    else np.array([low])
-                )
+                flat = not self._posterior.terms[k].left_out  # constant where it isn't missing
+                x = np.array([low]) if flat else np.linspace(low, high, n_points)
                 shown = x.tolist()
             if term.missing is not None:
                 x = np.append(x, np.nan)

@@ -112,6 +112,25 @@ class Features:
         return found
 
 
+def list_values(X, j):
+    """
+    Return one column of a table as it is.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        A pandas or polars frame, or anything that NumPy reads.
+    j : int
+        Position of the column.
+
+    Returns
+    -------
+    list
+        Its cells.
+    """
+    return _values(_columns(X)[j])
+
+
 def _columns(X):
     if hasattr(X, "iloc"):  # pandas
         return [X.iloc[:, j] for j in range(X.shape[1])]

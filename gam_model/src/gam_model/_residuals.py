@@ -35,6 +35,7 @@ def find_residuals(family, y, mu, scale):
     Dunn and Smyth (1996), "Randomized quantile residuals", Journal of Computational and Graphical
     Statistics 5(3).
     """
+    scale = max(scale, _TINY)  # of an exact fit it is 0
     if family.name == "gaussian":
         return (y - mu) / np.sqrt(scale)
     if family.name == "gamma":

@@ -6,6 +6,8 @@ toolkit doesn't even notice it, and SageMaker waits two minutes before it kills 
 
 import os
 import signal
+import threading
+import time
 
 import psutil  # the toolkit's own dependency
 from sagemaker_training import entry_point, environment, files
@@ -20,10 +22,17 @@ def main() -> None:
 
 def _forward(signum: int, frame: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if not psutil.Process().children():
-        # The toolkit still waits for a host's name, and no exception stops it.
-        files.write_failure_file("stopped by SIGTERM before the program was started")
-        os._exit(1)
     # The program shares this process's group. It reports the failure and exits, upon which the
     # toolkit, still waiting for it, reports the job as failed.
     os.killpg(0, signal.SIGTERM)
+    threading.Thread(target=_end, daemon=True).start()
+
+
+def _end() -> None:
+    # Where there is no program yet, the toolkit waits for a host's name, and nothing stops it.
+    while psutil.Process().children():
+        time.sleep(0.1)
+    time.sleep(1)
+    if not os.path.exists(os.path.join(environment.output_dir, "failure")):
+        files.write_failure_file("stopped by SIGTERM before the program was started")
+    os._exit(1)
