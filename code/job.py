@@ -123,11 +123,21 @@ class Job:
         """Return the bytes of what `read` and `chunks` would read."""
         return self._open(channel, file, missing=True, text=True).size()
 
-    def _open(self, channel: str, file: str | None, missing: bool, text: bool) -> Channel:
+    def folder(self, channel: str) -> Path:
+        """Return where a channel's files lie.
+
+        Raises
+        ------
+        JobError
+            If there is no such channel.
+        """
         if channel not in self.channels:
             there = ", ".join(map(repr, self.channels)) or "none"
             raise JobError(f"no channel {channel!r} (channels: {there}); pass it to fit()")
-        return Channel(channel, self.channels[channel], file, missing, text)
+        return self.channels[channel]
+
+    def _open(self, channel: str, file: str | None, missing: bool, text: bool) -> Channel:
+        return Channel(channel, self.folder(channel), file, missing, text)
 
     def log_metrics(self, **metrics: float) -> None:
         """Print ``name=value;`` a line, for metric definitions such as ``r2_test=(.*?);``."""

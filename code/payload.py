@@ -155,9 +155,9 @@ def parse_json(text: str) -> Table:
 
     JSON that was encoded twice, and so is a string that holds JSON, is read as what it holds.
     """
-    content = _load_json(text)
+    content = load_json(text)
     if isinstance(content, str):
-        content = _load_json(content, "the body is a JSON string; inside it: ")
+        content = load_json(content, "the body is a JSON string; inside it: ")
     if not isinstance(content, dict):
         return _from_json(content)
     if "instances" not in content:
@@ -171,7 +171,7 @@ def parse_json(text: str) -> Table:
 def parse_jsonlines(text: str) -> Table:
     """Read one record, array or number a line."""
     rows = [
-        _load_json(line, f"line {number}: ")
+        load_json(line, f"line {number}: ")
         for number, line in enumerate(text.split("\n"), 1)
         if line.strip()
     ]
@@ -179,7 +179,8 @@ def parse_jsonlines(text: str) -> Table:
     return _from_json([row if isinstance(row, (dict, list)) else [row] for row in rows])
 
 
-def _load_json(text: str, where: str = "") -> object:
+def load_json(text: str, where: str = "") -> object:
+    """Read one JSON value; what is wrong with it is said to be ``where``."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -331,13 +332,18 @@ def encode(answer: Answer, accept: str | None) -> tuple[bytes, str]:
     return _ENCODERS[media](answer, answer.explain() if explained else None), media
 
 
-def negotiate(accept: str | None) -> tuple[str, dict[str, str]]:
+def negotiate(
+    accept: str | None, offers: Sequence[str] | None = None
+) -> tuple[str, dict[str, str]]:
     """Choose the media type of the answer.
 
     Parameters
     ----------
     accept : str or None
         The Accept header; JSON where it is absent.
+    offers : sequence of str, optional
+        The media types to choose from, the one that a wildcard means first; by default those that
+        `encode` writes.
 
     Returns
     -------
@@ -351,15 +357,16 @@ def negotiate(accept: str | None) -> tuple[str, dict[str, str]]:
     PayloadError
         406 if nothing that the client accepts can be written here.
     """
+    offers = _ENCODERS if offers is None else offers
     choices = [parse_media_type(choice) for choice in (accept or JSON).split(",")]
     refused = {choice[0] for choice in choices if _quality(choice) == 0}
     for media, parameters in sorted(choices, key=_quality, reverse=True):
-        for offered in _ENCODERS:
+        for offered in offers:
             kind = offered.partition("/")[0]
             if media in {offered, f"{kind}/*", "*/*", ""} - refused and offered not in refused:
                 return offered, parameters
     raise PayloadError(
-        f"Accept {accept!r} cannot be met; accept one of " + ", ".join(_ENCODERS), status=406
+        f"Accept {accept!r} cannot be met; accept one of " + ", ".join(offers), status=406
     )
 
 

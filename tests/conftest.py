@@ -50,8 +50,10 @@ def _environ(base: Path, **variables: str) -> dict[str, str]:
 class TrainingJob:
     """The real ``train`` in a private /opt/ml tree."""
 
-    def __init__(self, base: Path, files: dict[str, bytes | str], hyperparameters: dict):
-        self.base, self.model_dir = base, base / "model"
+    def __init__(
+        self, base: Path, files: dict[str, bytes | str], hyperparameters: dict, program: str
+    ):
+        self.base, self.model_dir, self._program = base, base / "model", program
         shutil.copytree(ROOT / "code", base / "code", ignore=shutil.ignore_patterns("__pycache__"))
         for folder in ("input/config", "input/data", "model", "output/data"):
             (base / folder).mkdir(parents=True)
@@ -70,6 +72,7 @@ class TrainingJob:
     def start(self) -> subprocess.Popen:
         environ = _environ(
             self.base,
+            SAGEMAKER_PROGRAM=self._program,
             SAGEMAKER_SUBMIT_DIRECTORY=str(self.base / "code"),
             SAGEMAKER_TRAINING_MODULE="model_server.training:main",
         )
@@ -100,8 +103,9 @@ class TrainingJob:
 def training_job(tmp_path_factory):
     """Lay out a job: files by channel/name, and hyperparameters as their JSON file has them."""
 
-    def lay_out(files, hyperparameters=None) -> TrainingJob:
-        return TrainingJob(tmp_path_factory.mktemp("job") / "ml", files, hyperparameters or {})
+    def lay_out(files, hyperparameters=None, program="model_logic.py") -> TrainingJob:
+        base = tmp_path_factory.mktemp("job") / "ml"
+        return TrainingJob(base, files, hyperparameters or {}, program)
 
     return lay_out
 
