@@ -8,12 +8,17 @@ from pathlib import Path
 import botocore.session
 import pytest
 
-FOLDER = Path(__file__).parents[1] / "deploy" / "iam"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "deploy" / "iam"
 POLICIES = {path.name: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
+EXAMPLES = {
+    str(path.relative_to(ROOT)): json.loads(path.read_text())
+    for path in sorted(ROOT.glob("examples/*/iam.json"))
+}
 TRUST = "execution-role-trust.json"
 STATEMENTS = [
     pytest.param(name, statement, id=f"{name}-{statement['Sid']}")
-    for name, policy in POLICIES.items()
+    for name, policy in (POLICIES | EXAMPLES).items()
     for statement in policy["Statement"]
 ]
 
@@ -34,8 +39,11 @@ RESOURCES = {
     "ecr": ("REGION", r"repository/(REPOSITORY|sagemaker-scikit-learn)"),
     "iam": ("", r"role/[a-z-]+"),
     "logs": ("REGION", r"log-group:/aws/sagemaker/\*"),
-    "s3": ("", r"BUCKET(/\*)?"),
-    "sagemaker": ("REGION", r"(training-job|model|endpoint-config|endpoint)/\*"),
+    "s3": ("", r"BUCKET(/(newsgroups/)?\*)?"),
+    "sagemaker": (
+        "REGION",
+        r"(training-job|model|endpoint-config|endpoint)/(\*|newsgroups(-\*)?)",
+    ),
 }
 
 
@@ -63,9 +71,9 @@ def test_readme_lists_every_policy():
     assert sorted(rows) == list(POLICIES)
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", POLICIES | EXAMPLES)
 def test_policy_follows_the_grammar(name):
-    policy = POLICIES[name]
+    policy = (POLICIES | EXAMPLES)[name]
     assert policy.keys() == {"Version", "Statement"}
     assert policy["Version"] == "2012-10-17"
     sids = [statement["Sid"] for statement in policy["Statement"]]
@@ -119,7 +127,7 @@ def test_resources_are_as_narrow_as_aws_allows(name, statement):
 
 
 def test_only_placeholders_that_the_readme_explains():
-    words = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)*\b", json.dumps(POLICIES)))
+    words = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)*\b", json.dumps(POLICIES | EXAMPLES)))
     assert words == {"ACCOUNT_ID", "REGION", "BUCKET", "REPOSITORY"}
     readme = (FOLDER / "README.md").read_text()
     assert all(f"`{word}`" in readme for word in words)
