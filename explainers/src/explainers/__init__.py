@@ -1,4 +1,6 @@
 """Exact, deterministic explanations of fitted models."""
 
+from explainers._anchors import Anchor, AnchorExplainer
+
 __version__ = "0.1.0"
-__all__: list[str] = []
+__all__ = ["Anchor", "AnchorExplainer"]
