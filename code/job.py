@@ -123,6 +123,10 @@ class Job:
         """Return the bytes of what `read` and `chunks` would read."""
         return self._open(channel, file, missing=True, text=True).size()
 
+    def files(self, channel: str, file: str | None = None) -> list[Path]:
+        """Return the paths of what `read` would read, for a program that reads it otherwise."""
+        return self._open(channel, file, missing=True, text=True).paths
+
     def folder(self, channel: str) -> Path:
         """Return where a channel's files lie.
 

@@ -62,8 +62,8 @@ def test_says_what_sagemaker_reads(config):
 def test_code_folder_holds_the_program_only(docker, image):
     # For a requirements.txt or setup.py the toolkits would run pip at start.
     listing = docker("run", "--rm", image, "ls", "/opt/ml/code").stdout.split()
-    shared = ["channels.py", "delimited.py", "job.py", "payload.py", "table.py"]
-    assert listing == sorted(["__pycache__", "model_logic.py", *shared])
+    shared = ["channels", "delimited", "job", "payload", "predictor", "table"]
+    assert listing == sorted(["__pycache__", "model_logic.py", *(f"{name}.py" for name in shared)])
 
 
 def test_everything_below_opt_ml_is_readable_by_any_user(docker, image):
