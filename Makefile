@@ -1,11 +1,13 @@
 # The only task runner. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebook test check bench image lock clean
+.PHONY: help setup demo notebook test check bench image manifests lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
 BASE_IMAGE ?= sagemaker-open-base
 IMAGE ?= gam-model:latest
+OVERLAY ?= overlays/production
+MANIFESTS ?= build/manifests.yaml
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -36,6 +38,12 @@ image: ## Build the image for mode docker, on the open base
 	docker build --platform linux/amd64 --tag $(BASE_IMAGE) container/base
 	docker build --platform linux/amd64 --tag $(IMAGE) --file container/Dockerfile \
 		--build-arg BASE_IMAGE=$(BASE_IMAGE) .
+
+manifests: ## Render deploy/kubernetes/OVERLAY into the one file MANIFESTS
+	@mkdir -p $(dir $(MANIFESTS))
+	@if command -v kustomize >/dev/null; then build="kustomize build"; else build="kubectl kustomize"; fi; \
+		$$build deploy/kubernetes/$(OVERLAY) >$(MANIFESTS).part && mv $(MANIFESTS).part $(MANIFESTS)
+	@echo "$(MANIFESTS) is deploy/kubernetes/$(OVERLAY)"
 
 lock: setup ## Pin anew what goes into the images
 	$(BIN)/pip install --quiet uv
