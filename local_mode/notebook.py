@@ -62,7 +62,8 @@ def main() -> None:
     try:
         run(arguments.notebook, arguments.save)
     except CellExecutionError as error:
-        sys.exit(str(error))
+        # The SDK has rich draw tracebacks, which then are no part of the error's text.
+        sys.exit(f"{error}\n{error.ename}: {error.evalue}")
 
 
 if __name__ == "__main__":
