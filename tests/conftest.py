@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -208,3 +209,17 @@ def serve(tmp_path_factory, wait_until, free_port):
                 process.kill()
 
     return start
+
+
+@pytest.fixture(scope="session")
+def shap():
+    """Import the library, which is the oracle of our own explanations."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it colours its plots in ways that matplotlib deprecates
+        try:
+            import shap
+        except ImportError:
+            if os.environ.get("REQUIRE_TOOLS") == "1":
+                pytest.fail("shap is not installed")
+            pytest.skip("shap is not installed")
+    return shap
