@@ -295,7 +295,7 @@ class Answer:
     columns: Mapping[str, Sequence] = field(default_factory=dict)
 
 
-def encode(answer: Answer, accept: str | None) -> tuple[bytes, str]:
+def encode(answer: Answer, accept: str | None, explained: bool = False) -> tuple[bytes, str]:
     """Write an answer in the best media type that the client accepts.
 
     Parameters
@@ -303,7 +303,9 @@ def encode(answer: Answer, accept: str | None) -> tuple[bytes, str]:
     answer : Answer
     accept : str or None
         The Accept header; JSON where it is absent. The parameter ``explain=true`` asks for the
-        explanation, which JSON and JSON lines can carry.
+        explanation, which JSON and JSON lines can carry, ``explain=false`` for none.
+    explained : bool
+        Whether JSON and JSON lines carry the explanation where the client says nothing of it.
 
     Returns
     -------
@@ -322,14 +324,16 @@ def encode(answer: Answer, accept: str | None) -> tuple[bytes, str]:
             + ", ".join(name for name in _ENCODERS if name != NPY),
             status=406,
         )
-    explained = parameters.get("explain") == "true"
-    if explained and media not in (JSON, JSONLINES):
+    asked, can_explain = parameters.get("explain"), media in (JSON, JSONLINES)
+    if asked == "true" and not can_explain:
         raise PayloadError(
             f"{media} cannot carry an explanation; accept {JSON}; explain=true", status=406
         )
-    if explained and answer.explain is None:
+    if asked == "true" and answer.explain is None:
         raise PayloadError("this model explains nothing; drop explain=true", status=406)
-    return _ENCODERS[media](answer, answer.explain() if explained else None), media
+    by_default = explained and can_explain and asked != "false" and answer.explain is not None
+    explanation = answer.explain() if asked == "true" or by_default else None
+    return _ENCODERS[media](answer, explanation), media
 
 
 def negotiate(

@@ -1,0 +1,378 @@
+"""Credit scores: the probability of delinquency, by a random forest or a GAM, and its reasons.
+
+Training reads the channels ``train_data`` and ``test_data``. Beside model.joblib, the fitted
+estimator, it writes what serving reads: model.json, and explainer.npz of a forest or terms.json
+of a GAM, for which NumPy and SciPy are enough. The forest sees medians where values are missing;
+the GAM has learned what it means that they are.
+"""
+
+import argparse
+import ast
+import importlib.metadata
+import json
+import platform
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import payload
+from explainers import ForestExplainer
+from job import Job, JobError, run, split_target
+from payload import Answer, Explanation
+from table import PayloadError, Table
+
+FORMAT_VERSION = 1
+LIBRARIES = ("explainers", "gam-model", "joblib", "numpy", "scikit-learn")
+FOREST = {"n_estimators": 50, "max_depth": 6, "max_leaf_nodes": 30, "random_state": 0}
+REPLICATES = 500  # of the test rows; where the metrics' intervals come from
+
+
+# ---------------------------------------------------------------- serving
+
+
+class Forest(NamedTuple):
+    """A forest by its SHAP values, which add up to its predictions."""
+
+    features: list[str]
+    medians: np.ndarray
+    explainer: ForestExplainer
+
+    @property
+    def missing(self) -> bool:
+        """Whether, or of which features, a value may be missing."""
+        return True
+
+    def answer(self, X: np.ndarray) -> Answer:
+        """Score every row of X, shape (n, p), NaN where a value is missing."""
+        values = self.explainer.shap_values(_fill(X, self.medians, self.features))
+        base = self.explainer.base
+        # Rounding may leave a probability just outside of what it can be.
+        prediction = np.clip(base + values.sum(axis=1), 0, 1)
+        return Answer(prediction, lambda: _explain(self.features, base, values, "response"))
+
+
+class DeepForest(NamedTuple):
+    """A forest whose trees are too deep for `ForestExplainer`; shap explains it."""
+
+    features: list[str]
+    medians: np.ndarray
+    forest: Any
+    explainer: Any  # a shap.TreeExplainer
+    missing = Forest.missing
+
+    def answer(self, X: np.ndarray) -> Answer:
+        """Score every row of X, shape (n, p), NaN where a value is missing."""
+        import pandas
+
+        X = _fill(X, self.medians, self.features)
+        # The forest was fitted to named columns, and warns of others.
+        prediction = self.forest.predict_proba(pandas.DataFrame(X, columns=self.features))[:, 1]
+
+        def explain() -> Explanation:
+            # Of a classifier, the class is on the last axis.
+            base, values = self.explainer.expected_value[1], self.explainer.shap_values(X)[..., 1]
+            return _explain(self.features, float(base), values, "response")
+
+        return Answer(prediction, explain)
+
+
+class Gam(NamedTuple):
+    """An additive model, of which the explanation is a part."""
+
+    features: list[str]
+    terms: Any  # a gam_model.AdditiveModel
+
+    @property
+    def missing(self) -> list[str]:
+        """Of which features a value may be missing: of those of which some were, in training."""
+        return self.terms.missing
+
+    def answer(self, X: np.ndarray) -> Answer:
+        """Score every row of X, shape (n, p), NaN where a value is missing."""
+        with np.errstate(over="ignore", invalid="ignore"):  # refused below
+            values, prediction = self.terms.contributions(X), self.terms.predict(X)
+        bad = ~np.isfinite(values.sum(axis=1))
+        if bad.any():
+            row = int(bad.argmax())
+            raise ValueError(f"row {row} is so far outside the training range that it overflows")
+        base = self.terms.intercept
+        return Answer(prediction, lambda: _explain(self.features, base, values, "link"))
+
+
+def _fill(X: np.ndarray, medians: np.ndarray, features: list[str]) -> np.ndarray:
+    far = np.abs(X) > np.finfo(np.float32).max  # scikit-learn's trees know no more
+    if far.any():
+        row, column = np.argwhere(far)[0]
+        raise ValueError(f"row {row}, {features[column]!r} is too large: {X[row, column]:g}")
+    return np.where(np.isnan(X), medians, X)
+
+
+def _explain(features: list[str], base: float, values: np.ndarray, scale: str) -> Explanation:
+    return Explanation(base, dict(zip(features, values.T, strict=True)), scale)
+
+
+def model_fn(model_dir: str) -> Forest | DeepForest | Gam:
+    """Load what `train` wrote."""
+    folder = Path(model_dir)
+    described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    if described["format_version"] != FORMAT_VERSION:
+        raise ValueError(
+            f"model.json has format_version {described['format_version']}, this program reads "
+            f"{FORMAT_VERSION}; train the model again with this image"
+        )
+    features = [feature["name"] for feature in described["features"]]
+    medians = np.array([feature["median"] for feature in described["features"]])
+    if described["model"] == "gam":
+        from gam_model import AdditiveModel
+
+        return Gam(features, AdditiveModel.load(folder / "terms.json"))
+    if (folder / "explainer.npz").is_file():
+        return Forest(features, medians, ForestExplainer.load(folder / "explainer.npz"))
+    import joblib
+    import shap
+
+    forest = joblib.load(folder / "model.joblib")
+    return DeepForest(features, medians, forest, shap.TreeExplainer(forest))
+
+
+def input_fn(body: bytes | str, content_type: str) -> Table:
+    """Read a request."""
+    return payload.decode(body, content_type)
+
+
+def predict_fn(table: Table, model: Forest | DeepForest | Gam) -> Answer:
+    """Score every row."""
+    X = table.matrix(model.features, missing=model.missing)
+    try:
+        answer = model.answer(X)
+    except ValueError as error:  # a value that the model cannot place
+        raise PayloadError(str(error)) from None
+    # For clients who cannot choose their Accept header.
+    return replace(answer, explain=None) if table.parameters.get("explain") is False else answer
+
+
+def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
+    """Write the answer, in JSON with its explanation unless ``explain=false`` is accepted."""
+    return payload.encode(answer, accept, explained=True)
+
+
+# ---------------------------------------------------------------- training
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the hyperparameters: the parameters of either model, and our own."""
+    parser.add_argument("--model", choices=("forest", "gam"), default="forest")
+    parser.add_argument("--target", default="SeriousDlqin2yrs", help="name or index of its column")
+    parser.add_argument("--train-file", default="train.csv", help="of the channel train_data")
+    parser.add_argument("--test-file", default="test.csv", help="of the channel test_data")
+    for name in sorted({name for own in _parameters().values() for name in own}):
+        flag = "--" + name.replace("_", "-")
+        parser.add_argument(flag, type=literal, default=argparse.SUPPRESS)
+
+
+def _parameters() -> dict[str, dict[str, Any]]:
+    """Return the default parameters of either model."""
+    from sklearn.ensemble import RandomForestClassifier
+
+    from gam_model import GAMClassifier
+
+    forest = RandomForestClassifier().get_params() | FOREST
+    return {"forest": forest, "gam": GAMClassifier().get_params()}
+
+
+def literal(text: str) -> Any:
+    """Read a parameter as JSON or Python writes it: 6, 0.5, null, None, true, {0: 1}, sqrt."""
+    if text in ("", "null"):  # the training toolkit makes the one of the other
+        return None
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError):
+            continue
+    return text
+
+
+def train(job: Job, arguments: argparse.Namespace) -> None:
+    """Fit, explain, measure and save one model."""
+    import joblib
+    import pandas
+
+    table, y = _read(job, "train_data", arguments.train_file, arguments.target)
+    X, features = table.values, list(table.names)
+    if np.isnan(X).all(axis=0).any():
+        empty = features[int(np.isnan(X).all(axis=0).argmax())]
+        raise JobError(f"column {empty!r} has no value in channel 'train_data'; leave it out")
+    medians = np.nanmedian(X, axis=0)
+    estimator = _choose(arguments)
+    seen = X if arguments.model == "gam" else np.where(np.isnan(X), medians, X)
+    try:
+        estimator.fit(pandas.DataFrame(seen, columns=features), y)
+    except ValueError as error:
+        raise JobError(" ".join(str(error).split())) from None
+    model = _wrap(estimator, features, medians)
+    metrics, curve = measure("train", y, model.answer(X).prediction), None
+    if "test_data" in job.channels:
+        test, y_test = _read(job, "test_data", arguments.test_file, arguments.target)
+        try:
+            prediction = predict_fn(test, model).prediction
+        except PayloadError as error:
+            raise JobError(f"channel 'test_data': {error}") from None
+        metrics |= measure("test", y_test, prediction, REPLICATES)
+        curve = calibrate(y_test, prediction)
+    job.log_metrics(**metrics)
+
+    joblib.dump(estimator, job.model_dir / "model.joblib")
+    if isinstance(model, Gam):
+        model.terms.save(job.model_dir / "terms.json")
+    elif isinstance(model, Forest):
+        model.explainer.save(job.model_dir / "explainer.npz")
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    described = {
+        "format_version": FORMAT_VERSION,
+        "model": arguments.model,
+        "libraries": {"python": platform.python_version(), **versions},
+        "hyperparameters": estimator.get_params(),
+        "target": arguments.target,
+        "features": [
+            {
+                "name": name,
+                "min": float(np.nanmin(column)),
+                "median": float(median),
+                "max": float(np.nanmax(column)),
+                "missing": int(np.isnan(column).sum()),
+            }
+            for name, column, median in zip(features, X.T, medians, strict=True)
+        ],
+        "metrics": metrics,
+        "calibration": curve,
+    }
+    job.write_json("model.json", described)
+
+
+def _read(job: Job, channel: str, file: str, target: str) -> tuple[Table, np.ndarray]:
+    table, y = split_target(job.read(channel, file, missing=True), target)
+    if not np.isin(y, (0, 1)).all():
+        row = int((~np.isin(y, (0, 1))).argmax())
+        raise JobError(
+            f"channel {channel!r}: {target} must be 0 or 1, got {y[row]:g} in row {row + 1}"
+        )
+    if y.min() == y.max():
+        raise JobError(f"channel {channel!r}: {target} is {y[0]:g} in every row")
+    return table, y
+
+
+def _choose(arguments: argparse.Namespace) -> Any:
+    from sklearn.ensemble import RandomForestClassifier
+
+    from gam_model import GAMClassifier
+
+    known = _parameters()
+    given = {k: v for k, v in vars(arguments).items() if any(k in own for own in known.values())}
+    for name in given:
+        if name not in known[arguments.model]:
+            raise JobError(
+                f"{name} is no parameter of model={arguments.model}; it has "
+                + ", ".join(known[arguments.model])
+            )
+    if arguments.model == "gam":
+        return GAMClassifier(**given)
+    return RandomForestClassifier(**FOREST | given)
+
+
+def _wrap(estimator: Any, features: list[str], medians: np.ndarray) -> Forest | DeepForest | Gam:
+    if hasattr(estimator, "terms_"):
+        return Gam(features, estimator.terms_)
+    try:
+        return Forest(features, medians, ForestExplainer(estimator))
+    except ValueError as error:
+        try:
+            import shap
+        except ImportError:
+            raise JobError(
+                f"{error}, for which the image needs shap in container/requirements"
+            ) from None
+        return DeepForest(features, medians, estimator, shap.TreeExplainer(estimator))
+
+
+# ---------------------------------------------------------------- metrics
+
+
+def measure(split: str, y: np.ndarray, p: np.ndarray, replicates: int = 0) -> dict[str, float]:
+    """Measure how well probabilities rank, and how well they are calibrated.
+
+    Parameters
+    ----------
+    split : str
+        What the metrics' names end in.
+    y, p : ndarray, shape (n,)
+        Outcomes, 0 and 1, and their predicted probabilities.
+    replicates : int
+        Bootstrap samples of the rows; the 2.5 % and 97.5 % quantiles over them bound each metric.
+
+    Returns
+    -------
+    dict of str to float
+        auc, log_loss and brier; calibration_gap, the mean prediction minus the share of ones;
+        calibration_slope, that of a logistic regression of y on logit(p), below 1 where the
+        predictions are too extreme. With replicates, also each with ``_low`` and ``_high``.
+    """
+    n, rng = len(y), np.random.default_rng(0)
+    near_0 = np.finfo(float).eps
+    clipped = np.clip(p, near_0, 1 - near_0)
+    logit = np.log(clipped / (1 - clipped))
+    losses = {
+        "log_loss": -np.log(np.where(y == 1, clipped, 1 - clipped)),
+        "brier": (p - y) ** 2,
+        "calibration_gap": p - y,
+    }
+    levels, level = np.unique(p, return_inverse=True)
+
+    def compute(weight: np.ndarray) -> dict[str, float]:
+        ones = np.bincount(level, weight * y, len(levels))
+        zeros = np.bincount(level, weight * (1 - y), len(levels))
+        below = np.cumsum(zeros) - zeros / 2  # a tie counts half
+        means = {name: float(weight @ loss / weight.sum()) for name, loss in losses.items()}
+        return {
+            "auc": float(ones @ below / (ones.sum() * zeros.sum())),
+            **means,
+            "calibration_slope": _regress(logit, y, weight),
+        }
+
+    metrics = {f"{name}_{split}": value for name, value in compute(np.ones(n)).items()}
+    if replicates:
+        draws = (np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(replicates))
+        # Without both outcomes, a sample has no AUC.
+        samples = [compute(draw.astype(float)) for draw in draws if 0 < draw @ y < n]
+        for name in samples[0]:
+            low, high = np.quantile([sample[name] for sample in samples], (0.025, 0.975))
+            metrics |= {f"{name}_{split}_low": float(low), f"{name}_{split}_high": float(high)}
+    return metrics
+
+
+def _regress(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> float:
+    """Return the slope of the weighted logistic regression of y on x, by Newton's method."""
+    design, beta = np.column_stack([np.ones_like(x), x]), np.array([0.0, 1.0])
+    for _ in range(25):
+        mu = 1 / (1 + np.exp(-np.clip(design @ beta, -500, 500)))
+        gradient = design.T @ (weight * (y - mu))
+        hessian = (design.T * (weight * mu * (1 - mu))) @ design
+        step = np.linalg.lstsq(hessian, gradient)[0]  # of least norm, should all x be the same
+        beta = beta + step
+        if np.abs(step).max() < 1e-8:
+            break
+    return float(beta[1])
+
+
+def calibrate(y: np.ndarray, p: np.ndarray, bins: int = 10) -> list[dict[str, float]]:
+    """Compare predicted with observed shares, in bins of about as many rows each, by rising p."""
+    parts = np.array_split(np.argsort(p, kind="stable"), min(bins, len(p)))
+    return [
+        {"rows": len(part), "predicted": float(p[part].mean()), "observed": float(y[part].mean())}
+        for part in parts
+    ]
+
+
+if __name__ == "__main__":
+    run(add_arguments, train)
