@@ -1,6 +1,8 @@
 # The only task runner. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebook test check bench image manifests lock clean
+.PHONY: help setup demo notebook test check bench image manifests lock clean lambda-model \
+	lambda-image lambda-package lambda-deploy lambda-update lambda-undeploy lambda-shell \
+	lambda-clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,7 +12,7 @@ OVERLAY ?= overlays/production
 MANIFESTS ?= build/manifests.yaml
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 17
 
 demo: setup ## Train, deploy, predict and explain Gauss3 on this machine, without Docker or AWS
 	@$(BIN)/python -m local_mode.notebook example.ipynb --save build/example.ipynb
@@ -73,6 +75,60 @@ setup: .venv/setup ## Make the environment in .venv
 .venv/tests: .venv/setup tests/requirements.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	@touch $@
+
+# The model inside Lambda, see examples/credit.md. MODEL is a model.tar.gz, here or in S3.
+MODEL ?= build/model.tar.gz
+STAGE ?= production
+LAMBDA ?= build/lambda
+LAMBDA_IMAGE ?= credit-explainer-lambda:latest
+LAMBDA_PYTHON ?= python3.12
+ZAPPA = cd $(LAMBDA)/task && VIRTUAL_ENV=$(abspath $(LAMBDA)/venv) ../venv/bin/zappa
+
+lambda-model: ## Put MODEL, the program and what it needs where the next two look for them
+	rm -rf $(LAMBDA)
+	mkdir -p $(LAMBDA)/task/code $(LAMBDA)/task/model
+	case $(MODEL) in s3://*) aws s3 cp $(MODEL) - ;; *) cat $(MODEL) ;; esac \
+		| tar -xzC $(LAMBDA)/task/model
+	cp deploy/lambda/app.py deploy/lambda/events.py deploy/lambda/zappa_settings.json $(LAMBDA)/task
+	cp $(filter-out %_logic.py,$(wildcard code/*.py)) code/credit_logic.py $(LAMBDA)/task/code
+	cp -R explainers/src/explainers $(LAMBDA)/task
+	cp container/requirements/credit_logic.txt $(LAMBDA)/constraints.txt
+	printf 'numpy\norjson\n' >$(LAMBDA)/requirements.txt
+	if grep -q '"model": "gam"' $(LAMBDA)/task/model/model.json; then \
+		cp -R gam_model/src/gam_model $(LAMBDA)/task; echo scipy >>$(LAMBDA)/requirements.txt; fi
+	find $(LAMBDA) -name __pycache__ -prune -exec rm -r {} +
+
+lambda-image: ## Build the container image LAMBDA_IMAGE for Lambda
+	docker build --platform linux/amd64 --provenance=false --build-arg PYTHON_IMAGE \
+		--tag $(LAMBDA_IMAGE) --file deploy/lambda/Dockerfile $(LAMBDA)
+
+lambda-package: $(LAMBDA)/ready ## Build the zip that Zappa deploys
+	$(ZAPPA) package $(STAGE) --output ../$(STAGE).zip
+
+lambda-deploy: $(LAMBDA)/ready ## Make the function of STAGE and its URL, with Zappa
+	$(ZAPPA) deploy $(STAGE)
+
+lambda-update: $(LAMBDA)/ready ## Give the function of STAGE a new package
+	$(ZAPPA) update $(STAGE)
+
+lambda-undeploy: $(LAMBDA)/ready ## Remove the function of STAGE, its URL and its log
+	$(ZAPPA) undeploy $(STAGE) --remove-logs --yes
+
+lambda-shell: $(LAMBDA)/ready ## Open Python here with the model loaded as Lambda loads it
+	cd $(LAMBDA)/task && SAGEMAKER_PROGRAM=credit_logic.py ../venv/bin/python -i -c "import app"
+
+lambda-clean: ## Remove what the targets above built
+	rm -rf $(LAMBDA)
+
+# The zip gets the packages of venv/, so it has Lambda's own Python, and no more in it.
+$(LAMBDA)/ready: $(LAMBDA)/requirements.txt
+	$(LAMBDA_PYTHON) -m venv $(LAMBDA)/venv
+	$(LAMBDA)/venv/bin/pip install --quiet --disable-pip-version-check zappa==0.63.0 setuptools \
+		--requirement $< --constraint $(LAMBDA)/constraints.txt
+	@touch $@
+
+$(LAMBDA)/requirements.txt:
+	@echo "There is no model for Lambda yet: run 'make lambda-model MODEL=...' first"; false
 
 clean: ## Remove .venv and build
 	rm -rf .venv build
