@@ -11,11 +11,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "deploy" / "iam"
 POLICIES = {path.name: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
+TRUST = {"execution-role-trust.json", "lambda-role-trust.json"}
 EXAMPLES = {
     str(path.relative_to(ROOT)): json.loads(path.read_text())
     for path in sorted(ROOT.glob("examples/*/iam.json"))
 }
-TRUST = "execution-role-trust.json"
 STATEMENTS = [
     pytest.param(name, statement, id=f"{name}-{statement['Sid']}")
     for name, policy in (POLICIES | EXAMPLES).items()
@@ -23,22 +23,43 @@ STATEMENTS = [
 ]
 
 # Actions for which AWS knows no resource narrower than *.
-WITHOUT_RESOURCE = {"cloudwatch:PutMetricData", "ecr:GetAuthorizationToken"}
+WITHOUT_RESOURCE = {
+    "cloudwatch:PutMetricData",
+    "ecr:GetAuthorizationToken",
+    "events:ListRuleNamesByTarget",
+}
 
 # Actions that are the permission for something else than the API operation of their name.
-WITHOUT_OPERATION = {"iam:PassRole", "s3:ListBucket"}
+WITHOUT_OPERATION = {
+    "execute-api:Invoke",
+    "iam:PassRole",
+    "lambda:InvokeFunction",
+    "lambda:InvokeFunctionUrl",
+    "s3:ListBucket",
+    *(f"apigateway:{method}" for method in ("DELETE", "GET", "PATCH", "POST", "PUT")),
+}
 
 # InvokeEndpoint belongs to an API of its own, but to SageMaker's permissions.
 APIS = {"sagemaker": ("sagemaker", "sagemaker-runtime")}
 
 ARN = re.compile(
-    r"arn:aws:(?P<service>[a-z0-9-]+):(?P<region>REGION|):(?P<account>ACCOUNT_ID|\*|):(?P<rest>.+)"
+    r"arn:aws:(?P<service>[a-z0-9-]+):(?P<region>REGION|):(?P<account>ACCOUNT_ID|aws|\*|):(?P<rest>.+)"
 )
 # Per service: the region in its ARNs, and the resources that we name.
 RESOURCES = {
+    "apigateway": ("REGION", r"/(apis(/\*)?|restapis)"),
+    "cloudformation": (
+        "REGION",
+        r"stack/credit-(api|explainer\*)/\*|transform/Serverless-2016-10-31",
+    ),
     "ecr": ("REGION", r"repository/(REPOSITORY|sagemaker-scikit-learn)"),
-    "iam": ("", r"role/[a-z-]+"),
-    "logs": ("REGION", r"log-group:/aws/sagemaker/\*"),
+    "execute-api": ("REGION", r"\*/\*/POST/invocations"),
+    "iam": ("", r"role/(credit-api-\*|[a-z-]+)"),
+    "lambda": ("REGION", r"function:credit-(api-|explainer)\*"),
+    "logs": (
+        "REGION",
+        r"log-group:(/aws/sagemaker/\*|/aws/lambda/credit-explainer\*|credit-api-\*|\*)",
+    ),
     "s3": ("", r"BUCKET(/(newsgroups/)?\*)?"),
     "sagemaker": (
         "REGION",
@@ -81,16 +102,16 @@ def test_policy_follows_the_grammar(name):
     assert len(set(sids)) == len(sids)
     # IAM's limits: characters of a trust policy and of a managed policy.
     compact = json.dumps(policy, separators=(",", ":"))
-    assert len(compact) <= (2048 if name == TRUST else 6144)
+    assert len(compact) <= (2048 if name in TRUST else 6144)
 
 
 @pytest.mark.parametrize(("name", "statement"), STATEMENTS)
 def test_statement_follows_the_grammar(name, statement):
-    target = "Principal" if name == TRUST else "Resource"
+    target = "Principal" if name in TRUST else "Resource"
     assert statement.keys() - {"Condition"} == {"Sid", "Effect", "Action", target}
     assert statement["Effect"] == "Allow"
     for operator, keys in statement.get("Condition", {}).items():
-        assert operator in {"StringEquals", "StringLike"}
+        assert operator in {"Bool", "StringEquals", "StringLike"}
         assert all(re.fullmatch(r"[a-z0-9]+:[A-Za-z]+", key) for key in keys)
 
 
@@ -105,7 +126,7 @@ def test_actions_are_named_in_full_and_exist(name, statement):
 
 
 @pytest.mark.parametrize(
-    ("name", "statement"), [row for row in STATEMENTS if row.values[0] != TRUST]
+    ("name", "statement"), [row for row in STATEMENTS if row.values[0] not in TRUST]
 )
 def test_resources_are_as_narrow_as_aws_allows(name, statement):
     actions = set(as_list(statement["Action"]))
@@ -121,13 +142,17 @@ def test_resources_are_as_narrow_as_aws_allows(name, statement):
         region, shape = RESOURCES[arn["service"]]
         assert arn["region"] == region
         assert re.fullmatch(shape, arn["rest"]), resource
-        # S3's names are global. The account of AWS's own images differs from region to region.
-        account = "" if arn["service"] == "s3" else "ACCOUNT_ID"
-        assert arn["account"] == ("*" if "sagemaker-scikit-learn" in resource else account)
+        # S3's names are global, and API Gateway's have no account. That of AWS's own images
+        # differs from region to region.
+        account = "" if arn["service"] in ("s3", "apigateway") else "ACCOUNT_ID"
+        of_others = {"sagemaker-scikit-learn": "*", "transform/": "aws"}
+        others = [owner for word, owner in of_others.items() if word in resource]
+        assert arn["account"] == (others[0] if others else account)
 
 
 def test_only_placeholders_that_the_readme_explains():
-    words = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)*\b", json.dumps(POLICIES | EXAMPLES)))
+    text = re.sub(r"apigateway:[A-Z]+|AWS_IAM|/POST/", "", json.dumps(POLICIES | EXAMPLES))
+    words = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)*\b", text))
     assert words == {"ACCOUNT_ID", "REGION", "BUCKET", "REPOSITORY"}
     readme = (FOLDER / "README.md").read_text()
     assert all(f"`{word}`" in readme for word in words)
@@ -185,7 +210,33 @@ def test_role_writes_metrics_into_sagemakers_namespaces_only():
 
 
 def test_role_trusts_sagemaker_for_one_account():
-    [statement] = POLICIES[TRUST]["Statement"]
+    [statement] = POLICIES["execution-role-trust.json"]["Statement"]
     assert statement["Principal"] == {"Service": "sagemaker.amazonaws.com"}
     assert statement["Action"] == "sts:AssumeRole"
     assert statement["Condition"] == {"StringEquals": {"aws:SourceAccount": "ACCOUNT_ID"}}
+
+
+def test_lambdas_role_writes_its_log_and_nothing_else():
+    assert actions_of("lambda-role.json") == {
+        "logs:CreateLogGroup",
+        "logs:CreateLogStream",
+        "logs:PutLogEvents",
+    }
+    [statement] = POLICIES["lambda-role-trust.json"]["Statement"]
+    assert statement["Principal"] == {"Service": "lambda.amazonaws.com"}
+
+
+def test_roles_for_lambda_go_to_lambda_only():
+    for name in ("lambda-model.json", "lambda-forward.json"):
+        [statement] = [s for s in POLICIES[name]["Statement"] if s["Action"] == "iam:PassRole"]
+        assert statement["Condition"] == {
+            "StringEquals": {"iam:PassedToService": "lambda.amazonaws.com"}
+        }
+
+
+def test_a_caller_may_call_and_nothing_else():
+    assert actions_of("caller.json") == {
+        "execute-api:Invoke",
+        "lambda:InvokeFunction",
+        "lambda:InvokeFunctionUrl",
+    }
