@@ -1,8 +1,8 @@
 # The only task runner. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebook test check bench image manifests lock clean lambda-model \
-	lambda-image lambda-package lambda-deploy lambda-update lambda-undeploy lambda-shell \
-	lambda-clean
+.PHONY: help setup demo notebook test check bench bench-serve contract image manifests lock clean \
+	lambda-model lambda-image lambda-package lambda-deploy lambda-update lambda-undeploy \
+	lambda-shell lambda-clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -35,6 +35,22 @@ bench: ## Fit the same rows with gam_model and its peers, and print the ratios
 	@build/bench/bin/pip install --quiet --disable-pip-version-check \
 		-r benchmarks/requirements.txt --editable gam_model
 	build/bench/bin/python benchmarks/bench.py
+
+bench-serve: ## Serve one model by our server and its peers, and print the ratios; needs wrk
+	@$(PYTHON) -m venv build/bench-serve
+	@build/bench-serve/bin/pip install --quiet --disable-pip-version-check \
+		-r benchmarks/requirements-serve.txt --editable gam_model --editable container/server
+	@$(PYTHON) -m venv build/bench-mlserver  # of its own, for its pins
+	@build/bench-mlserver/bin/pip install --quiet --disable-pip-version-check \
+		-r benchmarks/requirements-mlserver.txt --editable gam_model \
+		|| rm -rf build/bench-mlserver
+	build/bench-serve/bin/python benchmarks/bench_serve.py \
+		$$(test -d build/bench-mlserver && echo --mlserver build/bench-mlserver/bin/python)
+
+contract: .venv/tests ## Check any container: URL=http://..., or IMAGE=... MODEL=folder [BODY=file TYPE=...]
+	$(BIN)/python -m pytest tests/contract/test_contract.py $(if $(URL),--url=$(URL)) \
+		$(if $(filter-out file,$(origin IMAGE)),--image=$(IMAGE)) $(if $(filter-out file,$(origin MODEL)),--model=$(MODEL)) \
+		$(if $(BODY),--body=$(BODY)) $(if $(TYPE),--content-type=$(TYPE))
 
 image: ## Build the image for mode docker, on the open base
 	docker build --platform linux/amd64 --tag $(BASE_IMAGE) container/base

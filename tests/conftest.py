@@ -125,11 +125,11 @@ class Endpoint:
     """A running ``serve``."""
 
     def __init__(self, process: subprocess.Popen, host: str, port: int, log: Path):
-        self.process, self.host, self._port, self._log = process, host, port, log
+        self.process, self.host, self.port, self._log = process, host, port, log
 
     def request(self, method: str, path: str, body=None, **headers: str) -> Response:
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
-        with closing(http.client.HTTPConnection(self.host, self._port, timeout=30)) as link:
+        with closing(http.client.HTTPConnection(self.host, self.port, timeout=30)) as link:
             chunked = headers.get("Transfer-Encoding") == "chunked"
             link.request(method, path, body, headers, encode_chunked=chunked)
             answer = link.getresponse()
@@ -182,7 +182,7 @@ def serve(tmp_path_factory, wait_until, free_port):
     """Start the real ``serve`` on a free port of loopback; SIGTERM must end it with code 0."""
 
     @contextmanager
-    def start(base: Path, code_dir: Path = ROOT / "code", **variables: str):
+    def start(base: Path, code_dir: Path = ROOT / "code", prefix=(), **variables: str):
         port = free_port()
         host = variables.setdefault("MODEL_SERVER_HOST", "127.0.0.1")
         environ = _environ(
@@ -195,7 +195,7 @@ def serve(tmp_path_factory, wait_until, free_port):
         with (
             log.open("wb") as stream,
             subprocess.Popen(
-                [SCRIPTS / "serve"], env=environ, stdout=stream, stderr=subprocess.STDOUT
+                [*prefix, SCRIPTS / "serve"], env=environ, stdout=stream, stderr=subprocess.STDOUT
             ) as process,
         ):
             endpoint = Endpoint(process, host, port, log)

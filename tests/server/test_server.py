@@ -1,17 +1,20 @@
+import http.client
 import io
 import json
 import os
 import re
 import subprocess
 import sys
-import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pytest
+
+from gam_model import AdditiveModel
+from model_server.settings import Settings, count_cores
 
 SCRIPTS = Path(sys.executable).parent
 NPY, CSV = "application/x-npy", "text/csv"
@@ -51,7 +54,7 @@ def endpoint(serve, job):
 
 @pytest.fixture(scope="module")
 def terms(job):
-    return joblib.load(job.model_dir / "model.joblib").terms_
+    return AdditiveModel.load(job.model_dir / "gam.json")
 
 
 # Inside the training range, at its edge, and outside.
@@ -270,25 +273,6 @@ def test_a_model_that_must_not_extrapolate_says_so(training_job, serve, table):
 
 
 # ---------------------------------------------------------------- any program
-
-
-@pytest.fixture
-def base(tmp_path):
-    """An /opt/ml tree with an empty model."""
-    (tmp_path / "ml" / "model").mkdir(parents=True)
-    return tmp_path / "ml"
-
-
-@pytest.fixture
-def program(tmp_path):
-    """Write a program; return its folder."""
-
-    def write(text, folder=tmp_path / "programs"):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "model_logic.py").write_text(textwrap.dedent(text))
-        return folder
-
-    return write
 
 
 HOOKS = """
@@ -515,11 +499,11 @@ def test_a_body_at_the_limit_is_taken(narrow):
 
 
 def test_batch_transform_asks_for_the_limits(endpoint, narrow):
-    for server, megabytes in ((endpoint, 25), (narrow, 1)):
+    for server, megabytes in ((endpoint, 6), (narrow, 1)):
         answer = server.request("GET", "/execution-parameters")
         assert (answer.status, answer.content_type) == (200, JSON)
         assert answer.json == {
-            "MaxConcurrentTransforms": 1,
+            "MaxConcurrentTransforms": count_cores(),
             "BatchStrategy": "MULTI_RECORD",
             "MaxPayloadInMB": megabytes,
         }
@@ -530,3 +514,144 @@ def test_it_listens_where_it_is_told(serve, base, program):
     with serve(base, program(HOOKS), MODEL_SERVER_HOST="127.0.0.2") as endpoint:
         endpoint.host = "127.0.0.1"
         assert not endpoint.is_up()
+
+
+# ---------------------------------------------------------------- attributes, parameters, settings
+
+ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
+
+
+def attributes_of(endpoint, sent: str | None) -> str | None:
+    with closing(http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=30)) as link:
+        link.request("POST", "/invocations", "body", {ATTRIBUTES: sent} if sent else {})
+        answer = link.getresponse()
+        answer.read()
+        return answer.headers[ATTRIBUTES]
+
+
+def test_custom_attributes_come_back(serve, base, program):
+    with serve(base, program(HOOKS)) as endpoint:
+        assert attributes_of(endpoint, "trace=1;  é, x") == "trace=1;  é, x"
+        assert attributes_of(endpoint, None) is None
+
+
+def test_a_program_may_read_and_set_the_custom_attributes(serve, base, program):
+    code = program(
+        """
+        def model_fn(model_dir): return None
+        def transform_fn(model, body, content_type, accept, context):
+            read = context.request_headers["x-amzn-sagemaker-custom-attributes"]
+            context.custom_attributes = f"{read} seen"
+            return body
+        """
+    )
+    with serve(base, code) as endpoint:
+        assert attributes_of(endpoint, "who") == "who seen"
+
+
+def test_custom_attributes_cannot_break_out_of_their_header(serve, base, program):
+    code = program(
+        HOOKS.replace("prediction, accept):", "p, accept, context):\n").replace(
+            'return "|".join(prediction)', "context.custom_attributes = 'a\\r\\nb: c'; return ''"
+        )
+    )
+    with serve(base, code) as endpoint:
+        assert endpoint.invoke("body").status == 500
+
+
+@pytest.mark.parametrize("parameters", ["", "context"])
+def test_a_program_may_word_the_execution_parameters(serve, base, program, parameters):
+    hook = f"def execution_parameters_fn({parameters}): return {{'MaxConcurrentTransforms': 3}}\n"
+    with serve(base, program(HOOKS + hook)) as endpoint:
+        answer = endpoint.request("GET", "/execution-parameters").json
+    assert answer == {
+        "MaxConcurrentTransforms": 3,
+        "BatchStrategy": "MULTI_RECORD",
+        "MaxPayloadInMB": 6,
+    }
+
+
+def test_a_program_in_the_model_finds_the_images_modules(serve, base, program):
+    image = program(HOOKS)
+    (image / "helper.py").write_text("name = 'the image'")
+    packed = HOOKS.replace('"model"', "helper.name") + "import helper\n"
+    program(packed, base / "model" / "code")
+    with serve(base, image) as endpoint:
+        assert endpoint.invoke("", "text/x", "text/y").body == b"|text/x|the image"
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, (count_cores(), 60, 25 * 2**20, 20)),
+        ({"SAGEMAKER_BATCH": "true"}, (count_cores(), 600, 100 * 2**20, 20)),
+        (
+            {
+                "SAGEMAKER_BATCH": "True",
+                "SAGEMAKER_MODEL_SERVER_WORKERS": "7",
+                "SAGEMAKER_MODEL_SERVER_TIMEOUT": "30",
+                "MAX_CONTENT_LENGTH": "1000",
+                "SAGEMAKER_CONTAINER_LOG_LEVEL": "error",
+            },
+            (7, 30, 1000, 40),
+        ),
+    ],
+)
+def test_settings(environ, expected):
+    s = Settings.from_environ({"SAGEMAKER_PROGRAM": "p.py", **environ})
+    assert (s.workers, s.timeout, s.body_limit, s.log_level) == expected
+
+
+@pytest.mark.parametrize(
+    ("level", "paths"), [("10", ["/invocations", "/ping"]), ("INFO", ["/invocations"]), ("40", [])]
+)
+def test_the_log_level_says_what_is_logged(serve, base, program, wait_until, level, paths):
+    with serve(base, program(HOOKS), SAGEMAKER_CONTAINER_LOG_LEVEL=level) as endpoint:
+        endpoint.invoke("body")
+    logged = {json.loads(line)["path"] for line in endpoint.log.splitlines() if line[0] == "{"}
+    assert sorted(logged) == paths
+    assert "serve: listening on 127.0.0.1:" in endpoint.log
+
+
+def test_a_log_line_says_what_the_request_took(serve, base, program):
+    code = program(
+        "import time\n" + HOOKS.replace("return [*data", "time.sleep(.2); return [*data")
+    )
+    with serve(base, code, SAGEMAKER_MODEL_SERVER_WORKERS="1") as endpoint:
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(endpoint.invoke, [b"body"] * 2))
+        lines = [json.loads(line) for line in endpoint.log.splitlines() if line[0] == "{"]
+    first, second = (line for line in lines if line["path"] == "/invocations")
+    assert first.keys() == {
+        *("id", "method", "path", "status"),
+        *("bytes_in", "bytes_out", "queue_ms", "program_ms", "ms"),
+    }
+    assert (first["bytes_in"], first["bytes_out"]) == (4, len("body|application/json|model"))
+    assert first["queue_ms"] < 100
+    assert 100 < second["queue_ms"] < 1000
+    assert all(200 <= line["program_ms"] < 1000 for line in (first, second))
+    assert second["ms"] >= second["queue_ms"] + second["program_ms"]
+
+
+def test_metrics_count_what_was_asked(serve, base, program):
+    code = program(HOOKS.replace("return [*data, model]", "1 / int(data[0]); return data"))
+    with serve(base, code, SAGEMAKER_MODEL_SERVER_WORKERS="2") as endpoint:
+        for body in ("1", "1", "0"):
+            endpoint.invoke(body)
+        endpoint.request("GET", "/no/such/path")
+        answer = endpoint.request("GET", "/metrics")
+    assert answer.content_type == "text/plain; version=0.0.4; charset=utf-8"
+    text = answer.body.decode()
+    for line in (
+        'requests_total{path="/invocations",code="200"} 2',
+        'requests_total{path="/invocations",code="500"} 1',
+        'requests_total{path="other",code="404"} 1',
+        'errors_total{path="/invocations",code="500"} 1',
+        'request_duration_seconds_bucket{le="+Inf"} 3',
+        "request_duration_seconds_count 3",
+        "requests_in_flight 0",
+        "workers 2",
+    ):
+        assert f"\nmodel_server_{line}\n" in text
+    for line in text.splitlines():
+        assert re.fullmatch(r'# (HELP|TYPE) \w+ .+|\w+(\{(\w+="[^"]*",?)+\})? [\d.e+-]+', line)

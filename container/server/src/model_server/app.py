@@ -1,38 +1,31 @@
-"""The contract as an ASGI application."""
+"""What each path answers, and what is noted down of each request."""
 
 import asyncio
+import contextlib
 import json
 import logging
+import resource
+import socket
+import sys
 import time
-import uuid
+from email.utils import formatdate
 
+from model_server.http1 import IDLE_LIMIT, Answer, Connection, Request, refusal
+from model_server.metrics import Metrics
 from model_server.program import Program
-from model_server.settings import Settings
+from model_server.settings import MB, Settings
+from model_server.workers import Pool
 
 logger = logging.getLogger("model_server")
 
-# HTTPStatus words some of them differently from one version of Python to the next.
-_TYPES = {
-    400: "BadRequest",
-    404: "NotFound",
-    405: "MethodNotAllowed",
-    406: "NotAcceptable",
-    413: "PayloadTooLarge",
-    415: "UnsupportedMediaType",
-    500: "InternalServerError",
-}
-
-
-class RequestError(Exception):
-    """A request that is refused before it reaches the program."""
-
-    def __init__(self, status: int, message: str):
-        super().__init__(message)
-        self.status = status
+TICK = 0.2  # seconds between two looks at what takes too long
+GRACE = 1  # seconds that a client has, after SIGTERM, to find its idle connection closed
+BACKLOG = 1024  # connections that the system accepts on our behalf
+STOP = 26  # seconds after SIGTERM for what is running; SIGKILL comes after 30
 
 
 class App:
-    """ASGI application over one loaded program.
+    """SageMaker's contract over one loaded program.
 
     Parameters
     ----------
@@ -41,103 +34,164 @@ class App:
     """
 
     def __init__(self, program: Program, settings: Settings):
-        self._program = program
         self._settings = settings
+        self.body_limit, self.read_limit = settings.body_limit, settings.timeout
+        self.draining, self.date = False, formatdate(usegmt=True)
+        self._pool = Pool(
+            program, settings.workers, settings.timeout, settings.accept, self._answer
+        )
+        self._metrics, self._in_flight = Metrics(), 0
+        self._connections: dict[Connection, None] = {}  # a set in the order of arrival
+        self._lines: list[str] = []
+        parameters = {
+            "MaxConcurrentTransforms": min(settings.workers, 100),
+            "BatchStrategy": "MULTI_RECORD",
+            # AWS's default, which is enough to keep a worker busy: more would but cost memory.
+            # All concurrent ones together may not exceed 100 MB.
+            "MaxPayloadInMB": max(1, min(6, settings.body_limit // MB, 100 // settings.workers)),
+        }
+        self._parameters = json.dumps(program.execution_parameters(parameters)).encode()
         self._routes = {
             "/ping": ("GET", self._ping),
-            "/invocations": ("POST", self._invocations),
-            "/execution-parameters": ("GET", self._execution_parameters),
+            "/invocations": ("POST", None),
+            "/execution-parameters": ("GET", lambda: Answer(200, self._parameters)),
+            "/metrics": ("GET", self._report),
         }
 
-    async def __call__(self, scope, receive, send) -> None:
-        """Answer one request, and log it in one line."""
-        request_id, start = uuid.uuid4().hex, time.perf_counter()
-        try:
-            body, content_type = await self._answer(scope, receive)
-            # latin-1 is HTTP's own encoding of header values.
-            status, kind = 200, content_type.encode("latin-1")
-        except Exception as error:
-            status, body = _describe(error, request_id)
-            kind = b"application/json"
-        headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-        if scope["path"] != "/ping" or status != 200:  # asked every few seconds, for ever
-            logger.info(
-                json.dumps(
-                    {
-                        "id": request_id,
-                        "method": scope["method"],
-                        "path": scope["path"],
-                        "status": status,
-                        "bytes_out": len(body),
-                        "ms": round(1000 * (time.perf_counter() - start), 3),
-                    }
-                )
+    # ------------------------------------------------------------ requests
+
+    def handle(self, request: Request) -> None:
+        """Answer a request, or have it answered."""
+        path, method = request.path, request.method
+        if request.refusal:
+            self._answer(request, request.refusal)
+        elif path not in self._routes:
+            known = ", ".join(self._routes)
+            self._answer(request, refusal(404, f"no such path; try {known}"))
+        elif self._routes[path][0] != ("GET" if method == "HEAD" else method):
+            message = f"{path} answers {self._routes[path][0]} only"
+            self._answer(request, refusal(405, message))
+        elif path == "/invocations":
+            self._in_flight += 1
+            self._pool.submit(request)
+        else:
+            self._answer(request, self._routes[path][1]())
+
+    def _ping(self) -> Answer:
+        # Of what the workers do it knows nothing, so it is answered however busy they are.
+        return Answer(200, b"", "text/plain") if self._pool.healthy else refusal(503, "no worker")
+
+    def _report(self) -> Answer:
+        pool = self._pool
+        text = self._metrics.text(self._in_flight, pool.queued, pool.alive, pool.deaths)
+        return Answer(200, text.encode(), "text/plain; version=0.0.4; charset=utf-8")
+
+    def _answer(self, request: Request, answer: Answer, program_seconds: float = 0) -> None:
+        status = 499 if request.abandoned else answer.status
+        request.answer(answer)
+        seconds = time.monotonic() - request.received
+        path = request.path
+        self._metrics.add(path if path in self._routes else "other", status)
+        if path == "/invocations" and request.refusal is None and request.method == "POST":
+            self._in_flight -= 1
+            self._metrics.add_invocation(seconds)
+        # A healthy /ping is asked for every few seconds, for ever.
+        level = logging.DEBUG if path == "/ping" and status == 200 else logging.INFO
+        if level >= self._settings.log_level:
+            path = json.dumps(path[:200])  # the one thing here that a client words
+            self._log(
+                f'{{"id": "{request.id}", "method": "{request.method}", "path": {path}, '
+                f'"status": {status}, "bytes_in": {request.size}, '
+                f'"bytes_out": {len(answer.body)}, '
+                f'"queue_ms": {1000 * (request.sent - request.received):.3f}, '
+                f'"program_ms": {1000 * program_seconds:.3f}, "ms": {1000 * seconds:.3f}}}\n'
             )
 
-    async def _answer(self, scope, receive) -> tuple[bytes, str]:
-        path = scope["path"]
-        if path not in self._routes:
-            raise RequestError(404, f"no such path; try {', '.join(self._routes)}")
-        method, handler = self._routes[path]
-        if scope["method"] != method:
-            raise RequestError(405, f"{path} answers {method} only")
-        return await handler(scope, receive)
+    def _log(self, line: str) -> None:
+        if not self._lines:  # one write for all that this turn of the loop answers
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._lines.append(line)
 
-    async def _ping(self, scope, receive) -> tuple[bytes, str]:
-        return b"", "text/plain"
+    def _flush(self) -> None:
+        lines, self._lines = self._lines, []
+        sys.stdout.write("".join(lines))
+        sys.stdout.flush()
 
-    async def _execution_parameters(self, scope, receive) -> tuple[bytes, str]:
-        parameters = {
-            "MaxConcurrentTransforms": 1,
-            "BatchStrategy": "MULTI_RECORD",
-            "MaxPayloadInMB": max(1, self._settings.body_limit // 2**20),
-        }
-        return json.dumps(parameters).encode(), "application/json"
+    # ------------------------------------------------------------ connections
 
-    async def _invocations(self, scope, receive) -> tuple[bytes, str]:
-        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
-        body = await self._read(headers, receive)
-        content_type = headers.get("content-type", "application/json")
-        accept = headers.get("accept", "").strip()
-        if accept in ("", "*/*"):  # the client leaves it to us
-            accept = self._settings.accept
-        # In a thread, so that /ping is answered while a long prediction runs.
-        return await asyncio.to_thread(self._run, body, content_type, accept, headers)
+    def opened(self, connection: Connection) -> None:
+        """Take a client in; beyond what the system lets us open, at the expense of an idle one."""
+        self._connections[connection] = None
+        if len(self._connections) > self._room:
+            oldest = next((c for c in self._connections if not c.busy), None)
+            if oldest is not None:
+                self.lost(oldest)
+                oldest.abort()
 
-    def _run(self, *request) -> tuple[bytes, str]:
-        try:
-            return self._program(*request)
-        except (StopIteration, SystemExit) as error:
-            # To asyncio these two mean something else, and the request or the server would hang.
-            raise RuntimeError(f"the program raised {type(error).__name__}") from error
+    def lost(self, connection: Connection) -> None:
+        """Forget a client."""
+        self._connections.pop(connection, None)
 
-    async def _read(self, headers: dict[str, str], receive) -> bytes:
-        limit = self._settings.body_limit
-        refusal = RequestError(413, f"the body is larger than {limit} bytes; send fewer rows")
-        if int(headers.get("content-length", 0)) > limit:
-            raise refusal
-        chunks, size, more = [], 0, True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise RequestError(400, "the client left before the body was complete")
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
-            if size > limit:
-                raise refusal
-            more = message.get("more_body", False)
-        return b"".join(chunks)
+    # ------------------------------------------------------------ from start to end
+
+    async def serve(self, listener: socket.socket, stop: asyncio.Event) -> None:
+        """Answer requests until ``stop`` is set, then finish those that are there."""
+        loop = asyncio.get_running_loop()
+        self._room = raise_file_limit() - 128  # for clients being let in, and for the program
+        await self._pool.start()
+        # A few at a time, so that idle clients can be closed before open files run out.
+        server = await loop.create_server(lambda: Connection(self), sock=listener, backlog=16)
+        listener.listen(BACKLOG)
+        while not stop.is_set():
+            self._check(IDLE_LIMIT)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(stop.wait(), TICK)
+
+        # What the system has accepted is ours to answer, before the door is shut.
+        accepted = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                accepted.append(listener.accept()[0])
+        server.close()
+        for client in accepted:
+            await loop.connect_accepted_socket(lambda: Connection(self), client)
+        await self._drain()
+
+    async def _drain(self) -> None:
+        print(f"serve: stopping; {self._in_flight} requests to finish", flush=True)
+        self.draining = True
+        start = time.monotonic()
+        await asyncio.sleep(0.02)  # until the last ones are let in
+        while self._connections and (elapsed := time.monotonic() - start) < STOP:
+            self._check(IDLE_LIMIT if elapsed < GRACE else 0)
+            await asyncio.sleep(0.02)
+        self._pool.close()
+        await asyncio.sleep(0.1)  # for the last words
+
+    def _check(self, idle_limit: float) -> None:
+        now = time.monotonic()
+        self.date = formatdate(usegmt=True)
+        self._pool.check(now)
+        for connection in list(self._connections):
+            try:
+                connection.check(now, idle_limit)
+            except Exception:  # of one client; the others' server goes on
+                logger.exception("a connection failed")
+                connection.abort()
 
 
-def _describe(error: Exception, request_id: str) -> tuple[int, bytes]:
-    status = getattr(error, "status", None)
-    if isinstance(status, int) and 400 <= status < 500:
-        message = str(error)
-    else:
-        status = 500
-        message = f"the program failed; its log has the reason under request {request_id}"
-        logger.error("request %s failed", request_id, exc_info=error)
-    kind = _TYPES.get(status, "ClientError")
-    return status, json.dumps({"error": {"type": kind, "message": message}}).encode()
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens, and whose clients get small answers at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, port), family=family)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # clients' sockets inherit it
+    return listener
+
+
+def raise_file_limit() -> int:
+    """Allow this process as many open files, that is clients, as it can get and use."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 16384 if hard == resource.RLIM_INFINITY else min(hard, 16384)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted

@@ -3,21 +3,51 @@
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+CUSTOM_ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
 
-class Context(NamedTuple):
-    """What a hook gets that takes one parameter more than SageMaker's contract gives it."""
+
+@dataclass
+class Context:
+    """What a hook gets that takes one parameter more than SageMaker's contract gives it.
+
+    Parameters
+    ----------
+    model_dir : str
+    request_headers : dict of str to str
+        Names in lower case.
+    custom_attributes : str
+        X-Amzn-SageMaker-Custom-Attributes of the request. What it is in the end, the answer's
+        will be.
+    """
 
     model_dir: str
     request_headers: dict[str, str]
+    custom_attributes: str = ""
+
+
+class Result(NamedTuple):
+    """What a program answered."""
+
+    body: bytes
+    content_type: str
+    custom_attributes: str
 
 
 # Hook -> number of parameters without the context. Hooks are called by arity, as AWS's own
 # servers do it, so a hook may ask for the context by one parameter more.
-_ARITY = {"model_fn": 1, "input_fn": 2, "predict_fn": 2, "output_fn": 2, "transform_fn": 4}
+_ARITY = {
+    "model_fn": 1,
+    "input_fn": 2,
+    "predict_fn": 2,
+    "output_fn": 2,
+    "transform_fn": 4,
+    "execution_parameters_fn": 0,
+}
 
 
 class Program:
@@ -27,8 +57,10 @@ class Program:
     ----------
     name : str
         File name of the program.
-    code_dir, model_dir : Path
-        Where the program and the model lie.
+    code_path : sequence of Path
+        Folders of programs and their modules, the first one winning.
+    model_dir : Path
+        Where the model lies.
 
     Raises
     ------
@@ -37,13 +69,13 @@ class Program:
         raise goes through.
     """
 
-    def __init__(self, name: str, code_dir: Path, model_dir: Path):
-        path = code_dir / name
-        if not path.is_file():
-            raise ValueError(f"no program {name!r} in {code_dir}")
-        if str(code_dir) not in sys.path:
-            sys.path.insert(0, str(code_dir))
-        module = importlib.import_module(path.stem)
+    def __init__(self, name: str, code_path: Sequence[Path], model_dir: Path):
+        places = [folder for folder in code_path if (folder / name).is_file()]
+        if not places:
+            raise ValueError(f"no program {name!r} in {' or '.join(map(str, code_path))}")
+        self.path = places[0] / name
+        sys.path[:0] = [str(folder) for folder in code_path]
+        module = importlib.import_module(self.path.stem)
         self._hooks = {
             hook: _by_arity(getattr(module, hook), arity)
             for hook, arity in _ARITY.items()
@@ -58,15 +90,10 @@ class Program:
 
     def __call__(
         self, body: bytes, content_type: str, accept: str, headers: dict[str, str]
-    ) -> tuple[bytes, str]:
-        """Answer one request.
-
-        Returns
-        -------
-        body : bytes
-        content_type : str
-        """
-        hooks, context = self._hooks, Context(self._model_dir, headers)
+    ) -> Result:
+        """Answer one request."""
+        hooks = self._hooks
+        context = Context(self._model_dir, headers, headers.get(CUSTOM_ATTRIBUTES, ""))
         if "transform_fn" in hooks:
             result = hooks["transform_fn"](self._model, body, content_type, accept, context)
         else:
@@ -81,7 +108,16 @@ class Program:
                 f"the program answered with {type(content).__name__} and a content type of "
                 f"{type(content_type).__name__}; expected bytes or str, and str"
             )
-        return content, content_type
+        for value in (content_type, context.custom_attributes):
+            if not value.isprintable():
+                raise ValueError(f"the program answered with {value!r}, which no header can hold")
+            value.encode("latin-1")  # HTTP's own encoding of header values
+        return Result(content, content_type, context.custom_attributes)
+
+    def execution_parameters(self, default: dict[str, Any]) -> dict[str, Any]:
+        """Return what batch transform is told, with the program's word over the default."""
+        hook = self._hooks.get("execution_parameters_fn")
+        return default | hook(Context(self._model_dir, {})) if hook else default
 
 
 def _by_arity(hook: Callable[..., Any], arity: int) -> Callable[..., Any]:

@@ -1,41 +1,58 @@
 """The command ``serve``."""
 
-import logging
 import os
 import signal
 import sys
 
-import uvicorn
-
-from model_server.app import App
-from model_server.program import Program
-from model_server.settings import Settings
-
 
 def main() -> None:
     """Load the model, then answer requests until SIGTERM."""
-    # SageMaker's contract calls the end after SIGTERM a success. Later uvicorn finishes what is
-    # running, then raises the signal again for this handler.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    # First of all, before even the imports: a container's first process ignores SIGTERM until it
+    # has a handler. SageMaker's contract calls the end after SIGTERM a success.
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: os._exit(0))
+
+    import asyncio
+    import gc
+    import logging
+    import time
+
+    from model_server.app import App, listen
+    from model_server.program import Program
+    from model_server.settings import Settings, count_cores
+
+    start = time.monotonic()
     try:
         settings = Settings.from_environ(os.environ)
-        program = Program(settings.program, settings.code_dir, settings.model_dir)
-    except Exception as error:
-        sys.exit(f"serve: cannot load the model: {type(error).__name__}: {error}")
+        logging.basicConfig(level=settings.log_level, format="%(message)s", stream=sys.stdout)
+        # Workers share the cores, so the program's libraries may not each take all of them.
+        threads = str(max(1, count_cores() // settings.workers))
+        for library in ("OMP", "OPENBLAS", "MKL"):
+            os.environ.setdefault(f"{library}_NUM_THREADS", threads)
+        program = Program(settings.program, settings.code_path, settings.model_dir)
+        app = App(program, settings)
+    except BaseException as error:  # even SystemExit, which would pass for a success
+        reason = " ".join(str(error).split())
+        sys.exit(f"serve: cannot load the model: {type(error).__name__}: {reason}")
+    seconds = time.monotonic() - start
+    try:
+        listener = listen(settings.host, settings.port)
+    except OSError as error:
+        sys.exit(f"serve: cannot listen on {settings.host}:{settings.port}: {error}")
+    gc.collect()
+    gc.freeze()  # or the first collection in a worker would copy all that it shares
     print(
-        f"serve: {settings.program} from {settings.code_dir}, "
-        f"listening on {settings.host}:{settings.port}",
+        f"serve: {program.path} and its model loaded in {seconds:.1f} s\n"
+        f"serve: workers: {settings.workers}, seconds for a request: {settings.timeout}, "
+        f"bytes of a body: {settings.body_limit}\n"
+        f"serve: listening on {settings.host}:{settings.port}",
         flush=True,
     )
-    uvicorn.run(
-        App(program, settings),
-        host=settings.host,
-        port=settings.port,
-        lifespan="off",
-        ws="none",
-        access_log=False,
-        log_level="warning",
-        server_header=False,
-        timeout_graceful_shutdown=25,  # SIGKILL comes after 30 s
-    )
+
+    async def serve() -> None:
+        stop = asyncio.Event()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+        await app.serve(listener, stop)
+
+    asyncio.run(serve())

@@ -1,8 +1,12 @@
 """The environment, read once."""
 
+import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+MB = 2**20
 
 
 @dataclass(frozen=True)
@@ -13,48 +17,86 @@ class Settings:
     ----------
     program : str
         File name of the program, from SAGEMAKER_PROGRAM.
-    code_dir, model_dir : Path
-        Where the program and the model lie; below SAGEMAKER_BASE_DIR, which is /opt/ml.
+    code_path : tuple of Path
+        Where the program and what it imports lie, the first one winning: the model's own code/,
+        then SAGEMAKER_SUBMIT_DIRECTORY, which is code/ below SAGEMAKER_BASE_DIR.
+    model_dir : Path
+        Where the model lies; model/ below SAGEMAKER_BASE_DIR, which is /opt/ml.
     host, port : str, int
         MODEL_SERVER_HOST (all interfaces) and SAGEMAKER_BIND_TO_PORT (8080).
+    workers : int
+        SAGEMAKER_MODEL_SERVER_WORKERS; one for each core that this container may use.
+    timeout : int
+        SAGEMAKER_MODEL_SERVER_TIMEOUT, in seconds: what a request may take from its last byte to
+        its answer. 60, which is all that SageMaker waits; in batch transform 600, as there.
+    body_limit : int
+        MAX_CONTENT_LENGTH in bytes; 25 MiB, SageMaker's own limit for real-time requests, and in
+        batch transform 100 MB, the most that a job may ask for. SAGEMAKER_BATCH tells the two
+        apart.
     accept : str
         SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT, for requests without an Accept header.
-    body_limit : int
-        MAX_CONTENT_LENGTH in bytes; 25 MiB, SageMaker's own limit for real-time requests.
+    log_level : int
+        SAGEMAKER_CONTAINER_LOG_LEVEL, a number or a name; 20, which is INFO.
     """
 
     program: str
-    code_dir: Path
+    code_path: tuple[Path, ...]
     model_dir: Path
     host: str = "0.0.0.0"
     port: int = 8080
+    workers: int = 1
+    timeout: int = 60
+    body_limit: int = 25 * MB
     accept: str = "application/json"
-    body_limit: int = 25 * 2**20
+    log_level: int = logging.INFO
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
         """Read the variables that SageMaker and the image set."""
         base = Path(environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
-        model_dir = base / "model"
         program = environ.get("SAGEMAKER_PROGRAM")
         if not program:
             raise ValueError("SAGEMAKER_PROGRAM is not set; name the program to serve")
-        # A program that came with the model wins over the image's.
-        packed = model_dir / "code"
         code_dir = Path(environ.get("SAGEMAKER_SUBMIT_DIRECTORY", base / "code"))
+        batch = environ.get("SAGEMAKER_BATCH", "").lower() in ("true", "1")
+
+        def integer(name: str, default: int, at_most: int) -> int:
+            value = environ.get(name, str(default))
+            if not (value.isdecimal() and 1 <= int(value) <= at_most):
+                raise ValueError(f"{name}={value!r} is not a whole number from 1 to {at_most}")
+            return int(value)
+
         return cls(
             program=program,
-            code_dir=packed if (packed / program).is_file() else code_dir,
-            model_dir=model_dir,
+            code_path=(base / "model" / "code", code_dir),
+            model_dir=base / "model",
             host=environ.get("MODEL_SERVER_HOST", cls.host),
-            port=_integer(environ, "SAGEMAKER_BIND_TO_PORT", cls.port, at_most=65535),
+            port=integer("SAGEMAKER_BIND_TO_PORT", cls.port, 65535),
+            workers=integer("SAGEMAKER_MODEL_SERVER_WORKERS", count_cores(), 1000),
+            timeout=integer("SAGEMAKER_MODEL_SERVER_TIMEOUT", 600 if batch else 60, 86400),
+            body_limit=integer("MAX_CONTENT_LENGTH", (100 if batch else 25) * MB, 2**31),
             accept=environ.get("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", cls.accept),
-            body_limit=_integer(environ, "MAX_CONTENT_LENGTH", cls.body_limit, at_most=2**40),
+            log_level=_log_level(environ.get("SAGEMAKER_CONTAINER_LOG_LEVEL", "INFO")),
         )
 
 
-def _integer(environ: Mapping[str, str], name: str, default: int, at_most: int) -> int:
-    value = environ.get(name, str(default))
-    if not (value.isdecimal() and 1 <= int(value) <= at_most):
-        raise ValueError(f"{name}={value!r} is not a whole number from 1 to {at_most}")
-    return int(value)
+def count_cores() -> int:
+    """Return how many cores this process may use, by its affinity and its cgroup's quota."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # only Linux knows
+        return os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return min(cores, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup v2, or "max"
+        return cores
+
+
+def _log_level(value: str) -> int:
+    level = int(value) if value.isdecimal() else logging.getLevelName(value.upper())
+    if not isinstance(level, int):
+        raise ValueError(
+            f"SAGEMAKER_CONTAINER_LOG_LEVEL={value!r} is no level; set 20, or INFO, and the like"
+        )
+    return level

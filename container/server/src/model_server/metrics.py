@@ -1,0 +1,67 @@
+"""Figures for Prometheus, in its text form."""
+
+from bisect import bisect_left
+from collections import Counter
+
+# Upper bounds of the histogram, in seconds: from a small prediction to SageMaker's own limit.
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Metrics:
+    """What happened to all requests since the start."""
+
+    def __init__(self):
+        self._requests: Counter[tuple[str, int]] = Counter()
+        self._seconds = [0] * (len(BUCKETS) + 1)
+        self._sum = 0.0
+
+    def add(self, path: str, status: int) -> None:
+        """Count a request."""
+        self._requests[path, status] += 1
+
+    def add_invocation(self, seconds: float) -> None:
+        """Count an invocation's time, from its last byte to its answer."""
+        self._seconds[bisect_left(BUCKETS, seconds)] += 1
+        self._sum += seconds
+
+    def text(self, in_flight: int, queued: int, workers: int, deaths: int) -> str:
+        """Write all figures.
+
+        Parameters
+        ----------
+        in_flight : int
+            Invocations that are not answered yet.
+        queued : int
+            Those of them that wait for a worker.
+        workers, deaths : int
+            Workers that live, and how many have died.
+        """
+        requests = sorted(self._requests.items())
+        failed = [(labels, n) for labels, n in requests if labels[1] >= 400]
+        total, buckets = 0, []
+        for bound, n in zip((*BUCKETS, "+Inf"), self._seconds, strict=True):
+            total += n
+            buckets.append((f'_bucket{{le="{bound}"}}', total))
+
+        def by_label(counts) -> list[tuple[str, int]]:
+            return [(f'{{path="{path}",code="{code}"}}', n) for (path, code), n in counts]
+
+        families = [
+            ("requests_total", "counter", "Requests answered.", by_label(requests)),
+            ("errors_total", "counter", "Requests answered by an error.", by_label(failed)),
+            (
+                "request_duration_seconds",
+                "histogram",
+                "Time of an invocation, from its last byte to its answer.",
+                [*buckets, ("_sum", round(self._sum, 6)), ("_count", total)],
+            ),
+            ("requests_in_flight", "gauge", "Invocations not answered yet.", [("", in_flight)]),
+            ("requests_queued", "gauge", "Those that wait for a worker.", [("", queued)]),
+            ("workers", "gauge", "Worker processes.", [("", workers)]),
+            ("worker_deaths_total", "counter", "Workers that had to be replaced.", [("", deaths)]),
+        ]
+        lines = []
+        for name, kind, sense, samples in families:
+            lines += [f"# HELP model_server_{name} {sense}", f"# TYPE model_server_{name} {kind}"]
+            lines += [f"model_server_{name}{labels} {value}" for labels, value in samples]
+        return "\n".join(lines) + "\n"
