@@ -90,15 +90,6 @@ def install(folder: Path) -> None:
     (folder / "aws_serving.py").write_text(SERVING)
 
 
-@pytest.fixture(scope="session")
-def base(training_job, gauss3_split) -> Path:
-    """An /opt/ml tree with the program and a model of Gauss3."""
-    csv = "".join(f"{x},{y}\n" for x, y in gauss3_split.train)
-    job = training_job({"train/gauss3.csv": csv}).run()
-    assert job.exit_code == 0, job.log
-    return job.base
-
-
 class Stack(NamedTuple):
     """The running stack's port on loopback."""
 

@@ -250,7 +250,11 @@ def check_gauss3(train, deploy):
     def check(image: str, job: Job) -> tuple[str, Endpoint]:
         result = train(image, job)
         assert result.returncode == 0, result.stdout
-        assert {path.name for path in job.model.iterdir()} == {"model.joblib", "model.json"}
+        assert {path.name for path in job.model.iterdir()} == {
+            "gam.json",
+            "model.joblib",
+            "model.json",
+        }
         assert job.metrics["r2_test"] >= 0.99
         endpoint = deploy(image, job.model)
         status, body = endpoint.request(
