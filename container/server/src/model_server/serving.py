@@ -17,6 +17,8 @@ def main() -> None:
     import logging
     import time
 
+    import uvloop
+
     from model_server.app import App, listen
     from model_server.program import Program
     from model_server.settings import Settings, count_cores
@@ -55,4 +57,4 @@ def main() -> None:
             asyncio.get_running_loop().add_signal_handler(signum, stop.set)
         await app.serve(listener, stop)
 
-    asyncio.run(serve())
+    uvloop.run(serve())  # a tenth to a fifth more requests a second than asyncio's own loop
