@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
-from table import PayloadError, Table, is_missing, read_number
+from table import PayloadError, Table, is_missing, read_number, shorten
 
 
 def parse_csv(text: str, header: bool | None = None) -> Table:
@@ -114,7 +114,7 @@ def _read_below_text(
         elif len(set(first)) < len(first):
             header = False
     if header and not below:
-        raise PayloadError(f"there are no rows below the header {','.join(first)!r}")
+        raise PayloadError(f"there are no rows below the header {shorten(','.join(first))}")
     if header:
         return Table.of_columns(below, tuple(first), lines=numbers[1:])
     columns = _read_columns(rows, text)

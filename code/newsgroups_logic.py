@@ -190,7 +190,7 @@ def input_fn(body: bytes | str, content_type: str) -> list[str]:
         charset = parameters.get("charset", "utf-8")
         if charset not in payload.CHARSETS:
             raise PayloadError(
-                f"unknown charset {charset!r}; send one of " + ", ".join(payload.CHARSETS),
+                f"unknown charset {shorten(charset)}; send one of " + ", ".join(payload.CHARSETS),
                 status=415,
             )
         body = body.decode(charset, errors="replace")

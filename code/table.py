@@ -114,7 +114,7 @@ class Table:
             return self
         names = _as_names(self.values[0])
         if len(self.values) == 1:
-            raise PayloadError(f"there are no rows below the header {','.join(names)!r}")
+            raise PayloadError(f"there are no rows below the header {shorten(','.join(names))}")
         return Table(self.values[1:], names, self.parameters, self.lines[1:])
 
     def select(self, features: Sequence[str]) -> "Table":
