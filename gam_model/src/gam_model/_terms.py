@@ -13,7 +13,7 @@ from gam_model._families import LINKS
 
 FORMAT = "gam_model.AdditiveModel"
 VERSION = 1
-_CHUNK = 4096  # rows: a chunk's columns fit into the cache of a core
+_CHUNK = 16_384  # rows: bounds the memory, and a column fits into the cache of a core
 _FEW = 32  # pieces that are quicker counted than searched
 
 
