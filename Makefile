@@ -115,8 +115,8 @@ lambda-model: ## Put MODEL, the program and what it needs where the next two loo
 	find $(LAMBDA) -name __pycache__ -prune -exec rm -r {} +
 
 lambda-image: ## Build the container image LAMBDA_IMAGE for Lambda
-	docker build --platform linux/amd64 --provenance=false --build-arg PYTHON_IMAGE \
-		--tag $(LAMBDA_IMAGE) --file deploy/lambda/Dockerfile $(LAMBDA)
+	BUILDX_NO_DEFAULT_ATTESTATIONS=1 docker build --platform linux/amd64 \
+		--build-arg PYTHON_IMAGE --tag $(LAMBDA_IMAGE) --file deploy/lambda/Dockerfile $(LAMBDA)
 
 lambda-package: $(LAMBDA)/ready ## Build the zip that Zappa deploys
 	$(ZAPPA) package $(STAGE) --output ../$(STAGE).zip

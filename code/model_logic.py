@@ -9,7 +9,9 @@ under this project's server and under AWS's.
 
 import argparse
 import importlib.metadata
+import os
 import platform
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -170,7 +172,10 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
     joblib.dump(regressor, job.model_dir / "model.joblib")
     job.write_json("model.json", describe(regressor, metrics))
     X, y = next(iter(rows))  # of a large channel its first rows
-    write_report(job.data_dir / "report.html", regressor, metrics=metrics, X=X, y=y)
+    # Matplotlib insists on a folder that it may write to, and a container may have no other.
+    with tempfile.TemporaryDirectory(dir=job.data_dir) as folder:
+        os.environ.setdefault("MPLCONFIGDIR", folder)
+        write_report(job.data_dir / "report.html", regressor, metrics=metrics, X=X, y=y)
 
 
 def check_df(df: int, X: Table) -> None:

@@ -340,7 +340,7 @@ def apart(uci_job, serve, tmp_path_factory):
     shutil.copytree(uci_job.model_dir, base / "model")
     (base / "model" / "model.joblib").unlink()
     with serve(uci_job.base, SAGEMAKER_PROGRAM="income_logic.py") as predictor:
-        url = f"http://{predictor.host}:{predictor._port}/invocations"
+        url = f"http://{predictor.host}:{predictor.port}/invocations"
         with serve(base, SAGEMAKER_PROGRAM="income_logic.py", PREDICTOR_URL=url) as explainer:
             yield predictor, explainer
 
@@ -402,7 +402,7 @@ def test_the_background_is_explained_by_what_the_endpoint_says(uci_job, model, m
 
 def test_a_predictor_that_refuses_ends_the_start(uci_job, serve, apart):
     predictor, _ = apart
-    url = f"http://{predictor.host}:{predictor._port}/nothing"
+    url = f"http://{predictor.host}:{predictor.port}/nothing"
     with (
         pytest.raises(AssertionError, match=r"cannot load the model: PredictorError: .*: 404"),
         serve(uci_job.base, SAGEMAKER_PROGRAM="income_logic.py", PREDICTOR_URL=url),

@@ -141,6 +141,7 @@ class ContainerServer(Server):
 
     def __init__(self, image: str, options: tuple[str, ...], port: int = 8080):
         self._sandboxed = "--network=none" in options
+        self._relays: list[subprocess.Popen] = []
         publish = () if self._sandboxed else (f"--publish=127.0.0.1::{port}",)
         ran = docker("run", "--detach", *publish, *options, image, "serve")
         self._name = ran.stdout.strip().splitlines()[-1]
@@ -155,7 +156,10 @@ class ContainerServer(Server):
         ours.settimeout(60)
         command = ["docker", "exec", "--interactive", self._name, "python3", "-c", RELAY]
         with theirs:
-            subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL)
+            relay = subprocess.Popen(
+                command, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL
+            )
+        self._relays.append(relay)
         return ours
 
     def stop(self) -> tuple[float, int]:
@@ -180,6 +184,8 @@ class ContainerServer(Server):
 
     def remove(self) -> None:
         docker("rm", "--force", "--volumes", self._name)
+        for relay in self._relays:  # without a container they end
+            relay.wait()
 
 
 # ---------------------------------------------------------------- what is under test

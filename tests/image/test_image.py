@@ -221,7 +221,7 @@ def test_trains_and_serves_in_a_sandbox(docker, image, job, train, containers, w
 def spoil_a_cell(job) -> None:
     path = job.folder / "input/data/train/gauss3.csv"
     lines = path.read_text().splitlines()
-    lines[2] = "17,n/a"
+    lines[2] = "17,high"
     path.write_text("\n".join(lines))
 
 
@@ -232,7 +232,7 @@ def misspell_a_hyperparameter(job) -> None:
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (spoil_a_cell, "gauss3.csv: line 3, column 2: 'n/a' is not a number"),
+        (spoil_a_cell, "the target, column 2, is text, 'high' in row 3; expected numbers"),
         (misspell_a_hyperparameter, "unknown hyperparameter 'alhpa'; did you mean 'alpha'?"),
     ],
 )
