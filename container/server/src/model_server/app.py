@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import resource
@@ -10,6 +11,7 @@ import sys
 import time
 from email.utils import formatdate
 
+from model_server import kserve
 from model_server.http1 import IDLE_LIMIT, Answer, Connection, Request, refusal
 from model_server.metrics import Metrics
 from model_server.program import Program
@@ -52,11 +54,20 @@ class App:
         }
         self._parameters = json.dumps(program.execution_parameters(parameters)).encode()
         self._routes = {
-            "/ping": ("GET", self._ping),
+            "/ping": ("GET", functools.partial(self._vouch, Answer(200, b"", "text/plain"))),
             "/invocations": ("POST", None),
             "/execution-parameters": ("GET", lambda: Answer(200, self._parameters)),
             "/metrics": ("GET", self._report),
         }
+        self._probes, self._calls = {"/ping"}, {"/invocations"}
+        self._model = settings.kserve_model
+        if self._model:
+            for path, content in kserve.list_facts(self._model).items():
+                answer = Answer(200, json.dumps(content).encode())
+                self._routes[path] = ("GET", functools.partial(self._vouch, answer))
+                self._probes.add(path)
+            self._calls.update(kserve.list_calls(self._model))
+            self._routes |= dict.fromkeys(self._calls, ("POST", None))
 
     # ------------------------------------------------------------ requests
 
@@ -71,15 +82,15 @@ class App:
         elif self._routes[path][0] != ("GET" if method == "HEAD" else method):
             message = f"{path} answers {self._routes[path][0]} only"
             self._answer(request, refusal(405, message))
-        elif path == "/invocations":
+        elif path in self._calls:
             self._in_flight += 1
             self._pool.submit(request)
         else:
             self._answer(request, self._routes[path][1]())
 
-    def _ping(self) -> Answer:
+    def _vouch(self, answer: Answer) -> Answer:
         # Of what the workers do it knows nothing, so it is answered however busy they are.
-        return Answer(200, b"", "text/plain") if self._pool.healthy else refusal(503, "no worker")
+        return answer if self._pool.healthy else refusal(503, "no worker")
 
     def _report(self) -> Answer:
         pool = self._pool
@@ -87,16 +98,18 @@ class App:
         return Answer(200, text.encode(), "text/plain; version=0.0.4; charset=utf-8")
 
     def _answer(self, request: Request, answer: Answer, program_seconds: float = 0) -> None:
+        path = request.path
+        if self._model and answer.status >= 400:
+            answer = kserve.refuse(path, answer)
         status = 499 if request.abandoned else answer.status
         request.answer(answer)
         seconds = time.monotonic() - request.received
-        path = request.path
         self._metrics.add(path if path in self._routes else "other", status)
-        if path == "/invocations" and request.refusal is None and request.method == "POST":
+        if path in self._calls and request.refusal is None and request.method == "POST":
             self._in_flight -= 1
             self._metrics.add_invocation(seconds)
-        # A healthy /ping is asked for every few seconds, for ever.
-        level = logging.DEBUG if path == "/ping" and status == 200 else logging.INFO
+        # A healthy /ping is asked for every few seconds, for ever; so is KServe's.
+        level = logging.DEBUG if path in self._probes and status == 200 else logging.INFO
         if level >= self._settings.log_level:
             path = json.dumps(path[:200])  # the one thing here that a client words
             self._log(

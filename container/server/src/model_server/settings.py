@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ class Settings:
         SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT, for requests without an Accept header.
     log_level : int
         SAGEMAKER_CONTAINER_LOG_LEVEL, a number or a name; 20, which is INFO.
+    kserve_model : str
+        KSERVE_MODEL_NAME, by which KServe's protocols know the model; without it they are off.
     """
 
     program: str
@@ -49,6 +52,7 @@ class Settings:
     body_limit: int = 25 * MB
     accept: str = "application/json"
     log_level: int = logging.INFO
+    kserve_model: str = ""
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
@@ -77,6 +81,7 @@ class Settings:
             body_limit=integer("MAX_CONTENT_LENGTH", (100 if batch else 25) * MB, 2**31),
             accept=environ.get("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", cls.accept),
             log_level=_log_level(environ.get("SAGEMAKER_CONTAINER_LOG_LEVEL", "INFO")),
+            kserve_model=_model_name(environ.get("KSERVE_MODEL_NAME", "")),
         )
 
 
@@ -100,3 +105,11 @@ def _log_level(value: str) -> int:
             f"SAGEMAKER_CONTAINER_LOG_LEVEL={value!r} is no level; set 20, or INFO, and the like"
         )
     return level
+
+
+def _model_name(value: str) -> str:
+    if not re.fullmatch(r"[\w.-]*", value, re.ASCII):  # it becomes part of paths
+        raise ValueError(
+            f"KSERVE_MODEL_NAME={value!r} may have letters, digits and . _ - only; rename the model"
+        )
+    return value

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NoReturn
 
+from model_server import kserve
 from model_server.http1 import RECEIVED, Answer, Request, refusal
 from model_server.program import CUSTOM_ATTRIBUTES, Program
 
@@ -41,10 +42,13 @@ def work(program: Program, link: socket.socket) -> None:
     with link.makefile("rb") as stream:
         while lengths := stream.read(_LENGTHS.size):
             n_head, n_body = _LENGTHS.unpack(lengths)
-            (request_id, *types), body = marshal.loads(stream.read(n_head)), stream.read(n_body)
+            (request_id, path, *types), body = (
+                marshal.loads(stream.read(n_head)),
+                stream.read(n_body),
+            )
             start = time.perf_counter()
             try:
-                answer = _run(program, body, *types)
+                answer = _run(program, path, body, *types)
             except BaseException as error:  # even SystemExit is but a failed request
                 answer = _describe(error, request_id)
             seconds = time.perf_counter() - start
@@ -54,10 +58,16 @@ def work(program: Program, link: socket.socket) -> None:
             del body, answer  # or they would stay until the next request
 
 
-def _run(program: Program, body: bytes, *types) -> Answer:
-    content, content_type, custom_attributes = program(body, *types)
-    headers = {CUSTOM_ATTRIBUTES: custom_attributes} if custom_attributes else None
-    return Answer(200, content, content_type, headers)
+def _run(
+    program: Program, path: str, body: bytes, content_type: str, accept: str, headers: dict
+) -> Answer:
+    if path == "/invocations":
+        result = program(body, content_type, accept, headers)
+    else:
+        result = kserve.call(program, path, body, headers)
+    content, content_type, custom_attributes = result
+    further = {CUSTOM_ATTRIBUTES: custom_attributes} if custom_attributes else None
+    return Answer(200, content, content_type, further)
 
 
 def _describe(error: BaseException, request_id: str) -> Answer:
@@ -90,7 +100,7 @@ class Worker(asyncio.BufferedProtocol):
         self.request, self.served = request, True
         headers = request.headers
         content_type = headers.get("content-type", "application/json")
-        head = (request.id, content_type, accept, headers)
+        head = (request.id, request.path, content_type, accept, headers)
         self._transport.write(_frame(head, request.body))
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: D102

@@ -1,0 +1,419 @@
+"""KServe's protocols over HTTP, held against the types of MLServer, another server that has them."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import predictor
+from gam_model import AdditiveModel
+from model_server.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+INFER, PREDICT = "/v2/models/pay/infer", "/v1/models/pay:predict"
+NAMES = ["age", "debt", "city"]
+AGES, DEBTS, CITIES = [20.0, 55.5, 77.0], [0, -1, 3], ["Bern", "Basel", "Genf"]
+RECORDS = [dict(zip(NAMES, row, strict=True)) for row in zip(AGES, DEBTS, CITIES, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def types():
+    """mlserver.types: the protocol's types, by those who maintain its specification.
+
+    Of the package no more is imported, as the rest asks for a server's dependencies.
+    """
+    pin = "mlserver==1.7.1"
+    folder = ROOT / "build" / pin
+    if not folder.exists():
+        folder.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            target = Path(scratch, pin)
+            command = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", target]
+            done = subprocess.run([*command, pin], capture_output=True, text=True)
+            if done.returncode:
+                reason = f"{pin} cannot be installed: {done.stderr.strip().splitlines()[-1]}"
+                required = os.environ.get("REQUIRE_TOOLS") == "1"
+                pytest.fail(reason) if required else pytest.skip(reason)
+            target.replace(folder)
+    spec = importlib.util.spec_from_file_location(
+        "mlserver_types", folder / "mlserver" / "types" / "__init__.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    for name in [name for name in sys.modules if name.startswith(spec.name)]:
+        del sys.modules[name]
+
+
+def train(training_job, make_row):
+    rng = np.random.default_rng(0)
+    rows = [make_row(*cells) for cells in rng.uniform(size=(300, 3)).tolist()]
+    job = training_job({"train/t.csv": "\n".join(rows)}, {"df": "8", "target": "pay"})
+    # The first line names the columns.
+    path = job.base / "input" / "data" / "train" / "t.csv"
+    header = "age,debt,city,pay" if len(rows[0].split(",")) == 4 else "age,debt,pay"
+    path.write_text(f"{header}\n" + path.read_text())
+    assert job.run().exit_code == 0, job.log
+    return job
+
+
+@pytest.fixture(scope="module")
+def job(training_job):
+    """A GAM of two numbers and a text."""
+
+    def make_row(a, b, c):
+        city = CITIES[int(3 * c)]
+        return f"{18 + 60 * a},{8 * b - 3},{city},{a * a + b + len(city)}"
+
+    return train(training_job, make_row)
+
+
+@pytest.fixture(scope="module")
+def endpoint(serve, job):
+    with serve(job.base, KSERVE_MODEL_NAME="pay", SAGEMAKER_MODEL_SERVER_WORKERS="1") as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="module")
+def numeric(serve, training_job):
+    """A GAM of two numbers."""
+    job = train(training_job, lambda a, b, _: f"{18 + 60 * a},{8 * b - 3},{a * a + b}")
+    with serve(job.base, KSERVE_MODEL_NAME="pay", SAGEMAKER_MODEL_SERVER_WORKERS="1") as endpoint:
+        yield endpoint, AdditiveModel.load(job.model_dir / "gam.json")
+
+
+@pytest.fixture(scope="module")
+def direct(endpoint):
+    """What /invocations says of the records."""
+    return endpoint.invoke(json.dumps(RECORDS), None, "application/json; explain=true").json
+
+
+def post(endpoint, path, content):
+    body = content if isinstance(content, str | bytes) else json.dumps(content)
+    return endpoint.request("POST", path, body, Content_Type="application/json")
+
+
+# ---------------------------------------------------------------- states and metadata
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("/", {"status": "alive"}),
+        ("/v1/models", {"models": ["pay"]}),
+        ("/v1/models/pay", {"name": "pay", "ready": True}),
+        ("/v2/health/live", {"live": True}),
+        ("/v2/health/ready", {"ready": True}),
+        ("/v2/models/pay/ready", {"name": "pay", "ready": True}),
+    ],
+)
+def test_it_says_that_it_is_ready(endpoint, path, content):
+    before = len(endpoint.log)
+    answer = endpoint.request("GET", path)
+    assert (answer.status, answer.content_type) == (200, "application/json")
+    assert answer.json == content
+    assert endpoint.request("POST", path, "").status == 405
+    # Probes ask for ever; of these two only the mistake is logged.
+    assert '"GET"' not in endpoint.log[before:]
+
+
+def test_metadata_are_of_the_protocols_types(endpoint, types):
+    server = endpoint.request("GET", "/v2").json
+    assert types.MetadataServerResponse(**server).extensions == []
+    model = types.MetadataModelResponse(**endpoint.request("GET", "/v2/models/pay").json)
+    assert (model.name, model.inputs, model.outputs) == ("pay", [], [])
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/models/other"),
+        ("POST", "/v1/models/other:predict"),
+        ("POST", "/v1/models/pay:train"),
+        ("GET", "/v2/models/other"),
+        ("GET", "/v2/models/other/ready"),
+        ("POST", "/v2/models/other/infer"),
+        ("POST", "/v2/models/pay/versions/1/infer"),
+    ],
+)
+def test_another_model_is_not_found(endpoint, types, method, path):
+    answer = endpoint.request(method, path)
+    assert (answer.status, answer.content_type) == (404, "application/json")
+    if path.startswith("/v2"):
+        assert "no such path; try " in types.InferenceErrorResponse(**answer.json).error
+    else:
+        assert answer.json["error"]["type"] == "NotFound"
+
+
+def test_it_is_off_unless_asked_for(serve, job):
+    with serve(job.base, SAGEMAKER_MODEL_SERVER_WORKERS="1") as endpoint:
+        for path in ("/", "/v1/models", "/v2", "/v2/health/ready", "/v1/models/:predict", INFER):
+            for method in ("GET", "POST"):
+                answer = endpoint.request(method, path)
+                assert (answer.status, answer.json["error"]["type"]) == (404, "NotFound")
+
+
+@pytest.mark.parametrize("name", ["a/b", "a b", "ä", "a\n"])
+def test_a_name_that_no_path_can_have_is_refused(name):
+    with pytest.raises(ValueError, match="KSERVE_MODEL_NAME=.* may have letters, digits"):
+        Settings.from_environ({"SAGEMAKER_PROGRAM": "p.py", "KSERVE_MODEL_NAME": name})
+
+
+# ---------------------------------------------------------------- v1
+
+
+def test_v1_predicts(endpoint, direct):
+    answer = post(endpoint, PREDICT, {"instances": RECORDS})
+    assert (answer.status, answer.content_type) == (200, "application/json")
+    assert answer.json == {"predictions": direct["prediction"]}
+    lists = [list(record.values()) for record in RECORDS]
+    assert post(endpoint, PREDICT, {"instances": lists}).json == answer.json
+
+
+def test_v1_explains_each_instance(endpoint, direct):
+    answer = post(endpoint, "/v1/models/pay:explain", {"instances": RECORDS}).json
+    assert list(answer) == ["predictions", "explanations"]
+    assert answer["predictions"] == direct["prediction"]
+    values = direct["shap_values"]
+    assert answer["explanations"] == [
+        {
+            "shap_base": direct["shap_base"],
+            "shap_values": {name: values[name][row] for name in NAMES},
+            "scale": "response",
+        }
+        for row in range(3)
+    ]
+    for prediction, why in zip(*answer.values(), strict=True):
+        total = why["shap_base"] + sum(why["shap_values"].values())
+        assert total == pytest.approx(prediction, rel=1e-12)
+
+
+def test_our_client_of_kserve_is_content(endpoint, direct):
+    url = f"http://{endpoint.host}:{endpoint.port}{PREDICT}"
+    rows = [list(record.values()) for record in RECORDS]
+    assert predictor.fetch_predictions(url, rows) == direct["prediction"]
+    with pytest.raises(predictor.PredictorError, match="refuses the background: 400: .*'age'"):
+        predictor.fetch_predictions(url, [["old", 2, "Bern"]])
+
+
+@pytest.mark.parametrize("action", ["predict", "explain"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"instances": [{"age": 1, "debt": 2}]}, "missing 'city'"),
+        ({"instances": []}, "empty"),
+        ("age,debt,city\n", "not valid JSON"),
+    ],
+)
+def test_v1_words_errors_as_the_house_does(endpoint, action, content, message):
+    answer = post(endpoint, f"/v1/models/pay:{action}", content)
+    assert (answer.status, answer.json["error"]["type"]) == (400, "BadRequest")
+    assert message in answer.json["error"]["message"]
+
+
+# ---------------------------------------------------------------- v2
+
+
+def tensor(name, datatype, data, shape=None):
+    return {"name": name, "shape": shape or [len(data)], "datatype": datatype, "data": data}
+
+
+TENSORS = [
+    tensor("city", "BYTES", CITIES),
+    tensor("age", "FP64", AGES, [3, 1]),
+    tensor("debt", "INT8", [[debt] for debt in DEBTS], [3, 1]),
+]
+
+
+def test_v2_infers_from_a_tensor_a_column(endpoint, direct, types):
+    request = types.InferenceRequest(id="a7", inputs=TENSORS).model_dump_json()
+    answer = post(endpoint, INFER, request)
+    assert (answer.status, answer.content_type) == (200, "application/json")
+    response = types.InferenceResponse(**answer.json)
+    assert (response.model_name, response.id) == ("pay", "a7")
+    (output,) = response.outputs
+    assert (output.name, output.shape, output.datatype) == ("prediction", [3], "FP64")
+    assert list(output.data) == direct["prediction"]
+
+
+@pytest.mark.parametrize("datatype", ["FP64", "FP32", "INT64", "UINT8", "BOOL"])
+def test_v2_infers_from_one_tensor_flat_or_nested(numeric, types, datatype):
+    endpoint, model = numeric
+    rows = [[True, False], [False, True], [True, True]]
+    rows = [list(map(bool if datatype == "BOOL" else int, row)) for row in rows]
+    for data in (rows, sum(rows, [])):
+        answer = post(endpoint, INFER, {"inputs": [tensor("input-0", datatype, data, [3, 2])]})
+        assert answer.status == 200, answer.body
+        response = types.InferenceResponse(**answer.json)
+        assert response.id is None
+        np.testing.assert_allclose(
+            list(response.outputs[0].data), model.predict(np.array(rows, dtype=float)), rtol=1e-12
+        )
+
+
+# Echoes what it is asked, as columns of all kinds.
+ECHO = """
+import json
+def model_fn(model_dir): return None
+def transform_fn(model, body, content_type, accept):
+    content = json.loads(body)
+    n = len(content["instances"])
+    return json.dumps({
+        "prediction": [json.dumps([content_type, accept, content])] * n,
+        "probability": [0.5, 1][:n],
+        "count": list(range(n)),
+        "found": [True] * n,
+        "gap": [None] * n,
+        "mixed": [True, 2][:n],
+        "rule": [["a > 1"]] * n,
+        "shap_base": 0.5,
+    }), "application/json"
+"""
+
+
+def test_v2_answers_every_column_that_a_tensor_can_hold(serve, base, program, types):
+    request = {
+        "inputs": [tensor("a b", "BYTES", ["é", None]), tensor("n", "FP32", [1.5, None])],
+        "parameters": {"threshold": 0.9},
+    }
+    with serve(base, program(ECHO), KSERVE_MODEL_NAME="a.b-C_1") as endpoint:
+        path = "/v2/models/a.b-C_1/infer"
+        response = types.InferenceResponse(**post(endpoint, path, request).json)
+        wanted = [{"name": "count"}, {"name": "prediction"}]
+        some = types.InferenceResponse(**post(endpoint, path, request | {"outputs": wanted}).json)
+        refused = post(endpoint, path, request | {"outputs": [{"name": "rule"}]})
+    assert response.model_name == "a.b-C_1"
+    assert [(o.name, o.shape, o.datatype) for o in response.outputs] == [
+        ("prediction", [2], "BYTES"),
+        ("probability", [2], "FP64"),
+        ("count", [2], "INT64"),
+        ("found", [2], "BOOL"),
+    ]
+    assert json.loads(response.outputs[0].data[0]) == [
+        "application/json",
+        "application/json; explain=false",
+        {
+            "instances": [{"a b": "é", "n": 1.5}, {"a b": None, "n": None}],
+            "parameters": {"threshold": 0.9},
+        },
+    ]
+    assert [output.name for output in some.outputs] == ["count", "prediction"]
+    assert refused.status == 400
+    assert "outputs must name some of prediction, probability, count" in refused.json["error"]
+
+
+GOOD = tensor("age", "FP64", [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "the body is not valid JSON"),
+        ("[" * 100_000, "the body is not valid JSON"),
+        (b"\xff\xfe", "the body is not valid JSON"),
+        ([], "the body is not an object"),
+        ({}, "inputs must be an array of tensors"),
+        ({"inputs": []}, "inputs must be an array of tensors"),
+        ({"inputs": [GOOD], "id": 7}, "id must be a string, got 7"),
+        ({"inputs": [[1, 2]]}, "must be an object with a name"),
+        ({"inputs": [GOOD | {"name": 1}]}, "must be an object with a name"),
+        ({"inputs": [GOOD | {"datatype": "FP8"}]}, "tensor 'age': datatype 'FP8' is none of"),
+        ({"inputs": [GOOD | {"datatype": []}]}, "tensor 'age': datatype [] is none of"),
+        ({"inputs": [GOOD | {"shape": [3]}]}, "'age' of shape [3] has 2 values, not 3"),
+        ({"inputs": [GOOD | {"shape": [2, 2]}]}, "'age' of shape [2, 2] has 2 values, not 4"),
+        ({"inputs": [GOOD | {"shape": []}]}, "tensor 'age' has shape []"),
+        ({"inputs": [GOOD | {"shape": [2, 1, 1]}]}, "tensor 'age' has shape [2, 1, 1]"),
+        ({"inputs": [GOOD | {"shape": [10**9, 0], "data": []}]}, "without zeros"),
+        ({"inputs": [GOOD | {"shape": [True, 2]}]}, "tensor 'age' has shape [True, 2]"),
+        ({"inputs": [GOOD | {"shape": 2}]}, "tensor 'age' has shape 2"),
+        ({"inputs": [GOOD | {"data": "12"}]}, "tensor 'age' has no array of data"),
+        ({"inputs": [GOOD | {"data": [1, "2"]}]}, "tensor 'age': \"2\" is no FP64"),
+        ({"inputs": [GOOD | {"data": [1, True]}]}, "tensor 'age': true is no FP64"),
+        ({"inputs": [GOOD | {"data": [[1], [2]]}]}, "tensor 'age': [1] is no FP64"),
+        ({"inputs": [GOOD | {"datatype": "INT32", "data": [1, 2.5]}]}, "2.5 is no INT32"),
+        ({"inputs": [GOOD | {"datatype": "BOOL"}]}, "tensor 'age': 1 is no BOOL"),
+        ({"inputs": [GOOD | {"datatype": "BYTES"}]}, "tensor 'age': 1 is no BYTES"),
+        ({"inputs": [GOOD | {"datatype": "INT8", "data": [1, 128]}]}, "128 is beyond INT8"),
+        ({"inputs": [GOOD | {"datatype": "UINT16", "data": [1, -1]}]}, "-1 is beyond UINT16"),
+        (
+            {"inputs": [tensor("x", "FP64", [[1, 2], [3, 4], [5, 6]], [2, 3])]},
+            "tensor 'x': the rows of its data do not have its shape [2, 3]",
+        ),
+        ({"inputs": [tensor("x", "FP64", [[1, 2], [3]], [2, 2])]}, "do not have its shape"),
+        ({"inputs": [tensor("x", "FP64", [[1, 2], 3], [2, 2])]}, "has 2 values, not 4"),
+        ({"inputs": [GOOD, tensor("x", "FP64", [1, 2, 3, 4], [2, 2])]}, "tensor 'x' has shape"),
+        ({"inputs": [GOOD, GOOD]}, "two tensors are named 'age'"),
+        ({"inputs": [GOOD, tensor("x", "FP64", [1])]}, "'x' has 1 rows where the first has 2"),
+        (
+            {"inputs": [{**GOOD, "data": None, "parameters": {"binary_data_size": 16}}]},
+            "tensor 'age' is binary, which is not supported",
+        ),
+        ({"inputs": [GOOD | {"parameters": 3}]}, "tensor 'age': parameters must be an object"),
+        ({"inputs": [GOOD], "parameters": [1]}, "parameters must be an object"),
+        ({"inputs": [GOOD], "outputs": 3}, "missing 'debt', 'city'"),
+        # The program's own words.
+        ({"inputs": [GOOD]}, "missing 'debt', 'city'"),
+        (
+            {"inputs": [*TENSORS[:2], TENSORS[2] | {"name": "sex"}]},
+            "missing 'debt'; unknown 'sex'",
+        ),
+    ],
+)
+def test_v2_says_what_is_wrong_in_a_string(endpoint, types, content, message):
+    answer = post(endpoint, INFER, content)
+    assert (answer.status, answer.content_type) == (400, "application/json")
+    assert list(answer.json) == ["error"]
+    assert message in types.InferenceErrorResponse(**answer.json).error
+
+
+def test_binary_tensors_are_refused(endpoint):
+    head = json.dumps({"inputs": [GOOD | {"parameters": {"binary_data_size": 16}}]})
+    answer = endpoint.request(
+        "POST", INFER, head.encode() + bytes(16), Inference_Header_Content_Length=str(len(head))
+    )
+    assert answer.status == 400
+    assert answer.json == {
+        "error": "binary tensor data is not supported; send all tensors as JSON"
+    }
+
+
+@pytest.mark.parametrize("path", ["/v1/models/pay:predict", "/v1/models/pay:explain", INFER])
+def test_a_program_that_fails_keeps_its_reasons_to_the_log(serve, base, program, path):
+    failing = ECHO.replace('"prediction"', '"secret"')
+    with serve(base, program(failing), KSERVE_MODEL_NAME="pay") as endpoint:
+        answer = post(endpoint, path, {"instances": [1], "inputs": [GOOD]})
+        assert endpoint.is_up()
+    assert answer.status == 500
+    assert b"the program failed; its log has the reason under request" in answer.body
+    assert b"secret" not in answer.body
+    assert "KeyError: 'prediction'" in endpoint.log
+
+
+def test_metrics_and_log_know_the_paths(endpoint):
+    def read(line):
+        text = endpoint.request("GET", "/metrics").body.decode()
+        found = [row for row in text.splitlines() if row.startswith(f"model_server_{line} ")]
+        return float(found[0].rpartition(" ")[2]) if found else 0
+
+    counter = f'requests_total{{path="{INFER}",code="200"}}'
+    before, timed = read(counter), read("request_duration_seconds_count")
+    assert post(endpoint, INFER, {"inputs": TENSORS}).status == 200
+    assert (read(counter), read("request_duration_seconds_count")) == (before + 1, timed + 1)
+    assert read("requests_in_flight") == 0
+    assert f'"method": "POST", "path": "{INFER}", "status": 200' in endpoint.log
+
+
+def test_a_body_over_the_limit_is_refused_in_the_protocols_words(serve, base, program):
+    with serve(
+        base, program(ECHO), KSERVE_MODEL_NAME="pay", MAX_CONTENT_LENGTH="1000"
+    ) as endpoint:
+        answer = post(endpoint, INFER, b"x" * 2**21)
+    assert answer.status == 413
+    assert answer.json == {"error": "the body is larger than 1000 bytes; send fewer rows"}
