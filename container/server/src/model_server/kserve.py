@@ -6,7 +6,9 @@ such object a line comes out. https://kserve.github.io/website/docs/concepts/arc
 """
 
 import importlib.metadata
+import itertools
 import json
+import math
 from typing import Any
 
 from model_server.http1 import Answer
@@ -83,8 +85,11 @@ def call(program: Program, path: str, body: bytes, headers: dict[str, str]) -> R
     else:
         if "inference-header-content-length" in headers:
             raise ProtocolError("binary tensor data is not supported; send all tensors as JSON")
-        request = _load(body)
-        content = json.dumps(read_tensors(request)).encode()
+        try:
+            request = _load(body)
+            content = json.dumps(read_tensors(request)).encode()
+        except RecursionError:
+            raise ProtocolError("the body is nested too deeply") from None
         result = program(content, JSON, f"{JSON}; explain=false", headers)
         answer = {"model_name": path.split("/")[3]}
         if request.get("id") is not None:
@@ -96,7 +101,7 @@ def call(program: Program, path: str, body: bytes, headers: dict[str, str]) -> R
 def _load(body: bytes) -> dict[str, Any]:
     try:
         request = json.loads(body)
-    except (ValueError, RecursionError):
+    except ValueError:
         raise ProtocolError("the body is not valid JSON") from None
     if not isinstance(request, dict):
         raise ProtocolError('the body is not an object; send {"inputs": [...]}')
@@ -125,28 +130,26 @@ def read_tensors(request: dict[str, Any]) -> dict[str, Any]:
     inputs = request.get("inputs")
     if not isinstance(inputs, list) or not inputs:
         raise ProtocolError("inputs must be an array of tensors, at least one")
-    columns: dict[str, list] = {}
-    for tensor in inputs:
-        name, rows = _read_tensor(tensor)
-        if isinstance(rows[0], list):
-            if len(inputs) == 1:
-                instances: list = rows
-                break
-            if len(rows[0]) != 1:
-                raise ProtocolError(
-                    f"tensor {name!r} has shape {tensor['shape']}; of several tensors each is one "
-                    "column, of shape [n] or [n, 1]"
-                )
-            rows = [row[0] for row in rows]
-        if name in columns:
-            raise ProtocolError(f"two tensors are named {name!r}")
-        columns[name] = rows
-        n = len(next(iter(columns.values())))
-        if len(rows) != n:
-            raise ProtocolError(f"tensor {name!r} has {len(rows)} rows where the first has {n}")
+    tensors = list(map(_read_tensor, inputs))
+    (_, shape, cells), *others = tensors
+    if len(shape) == 2 and not others:
+        p = shape[1]
+        instances: list = [cells[start : start + p] for start in range(0, len(cells), p)]
     else:
-        names = list(columns)
-        instances = [dict(zip(names, row, strict=True)) for row in zip(*columns.values())]
+        columns: dict[str, list] = {}
+        for name, shape, cells in tensors:
+            if shape[1:] not in ([], [1]):
+                raise ProtocolError(
+                    f"tensor {name!r} has shape {shape}; of several tensors each is one column, "
+                    "of shape [n] or [n, 1]"
+                )
+            if name in columns:
+                raise ProtocolError(f"two tensors are named {name!r}")
+            if shape[0] != (n := tensors[0][1][0]):
+                raise ProtocolError(f"tensor {name!r} has {shape[0]} rows, the first one {n}")
+            columns[name] = cells
+        rows = zip(*columns.values(), strict=True)
+        instances = [dict(zip(columns, row, strict=True)) for row in rows]
     return {"instances": instances, "parameters": _read_parameters(request, "")}
 
 
@@ -157,14 +160,13 @@ def _read_parameters(owner: dict[str, Any], where: str) -> dict[str, Any]:
     return parameters
 
 
-def _read_tensor(tensor: Any) -> tuple[str, list]:
-    """Check a tensor; return its name and its rows, which are cells where it has one axis."""
+def _read_tensor(tensor: Any) -> tuple[str, list[int], list]:
+    """Check a tensor; return its name, its shape and its cells, row by row."""
     if not isinstance(tensor, dict) or not isinstance(tensor.get("name"), str):
         raise ProtocolError("every tensor of inputs must be an object with a name")
-    name, shape, datatype, data = map(tensor.get, ("name", "shape", "datatype", "data"))
+    name, shape, datatype, cells = map(tensor.get, ("name", "shape", "datatype", "data"))
     where = f"tensor {name!r}"
-    parameters = _read_parameters(tensor, f"{where}: ")
-    if "binary_data_size" in parameters:
+    if "binary_data_size" in _read_parameters(tensor, f"{where}: "):
         raise ProtocolError(f"{where} is binary, which is not supported; send its data as JSON")
     if not isinstance(datatype, str) or datatype not in _CELLS:
         raise ProtocolError(f"{where}: datatype {datatype!r} is none of {', '.join(_CELLS)}")
@@ -174,21 +176,18 @@ def _read_tensor(tensor: Any) -> tuple[str, list]:
         or not all(type(length) is int and length > 0 for length in shape)
     ):
         raise ProtocolError(f"{where} has shape {shape!r}; send [n] or [n, p], without zeros")
-    if not isinstance(data, list):
+    if not isinstance(cells, list):
         raise ProtocolError(f"{where} has no array of data")
-    flat = data
-    if len(shape) == 2 and set(map(type, data)) == {list}:
-        if len(data) != shape[0] or set(map(len, data)) != {shape[1]}:
+    if len(shape) == 2 and set(map(type, cells)) == {list}:
+        if len(cells) != shape[0] or set(map(len, cells)) != {shape[1]}:
             raise ProtocolError(f"{where}: the rows of its data do not have its shape {shape}")
-        flat = [cell for row in data for cell in row]
-    n_cells = shape[0] * (shape[1] if len(shape) == 2 else 1)
-    if len(flat) != n_cells:
-        raise ProtocolError(f"{where} of shape {shape} has {len(flat)} values, not {n_cells}")
-    _check_cells(where, datatype, flat)
-    if len(shape) == 1 or flat is data:
-        p = shape[-1]
-        data = data if len(shape) == 1 else [flat[i : i + p] for i in range(0, n_cells, p)]
-    return name, data
+        cells = list(itertools.chain.from_iterable(cells))
+    if len(cells) != math.prod(shape):
+        raise ProtocolError(
+            f"{where} of shape {shape} has {len(cells)} values, not {math.prod(shape)}"
+        )
+    _check_cells(where, datatype, cells)
+    return name, shape, cells
 
 
 def _check_cells(where: str, datatype: str, cells: list) -> None:

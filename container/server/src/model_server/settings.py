@@ -110,6 +110,6 @@ def _log_level(value: str) -> int:
 def _model_name(value: str) -> str:
     if not re.fullmatch(r"[\w.-]*", value, re.ASCII):  # it becomes part of paths
         raise ValueError(
-            f"KSERVE_MODEL_NAME={value!r} may have letters, digits and . _ - only; rename the model"
+            f"KSERVE_MODEL_NAME={value!r} may have but letters, digits and . _ -; rename it"
         )
     return value
