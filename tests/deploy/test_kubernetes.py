@@ -246,6 +246,15 @@ class TestSelectors:
         assert port["port"] == serve["ports"][0]["containerPort"]
 
 
+def test_kserve_finds_the_model_under_the_services_own_name(rendered):
+    """The router asks for /v1/models/<name of the InferenceService>:predict."""
+    (service,) = find(rendered["kserve"], "InferenceService")
+    for pod in pods(rendered["kserve"]):
+        (serve,) = pod["containers"]
+        named = {variable["name"]: variable["value"] for variable in serve["env"]}
+        assert named["KSERVE_MODEL_NAME"] == service["metadata"]["name"]
+
+
 def test_local_reaches_its_store(rendered):
     (secret,) = find(rendered["overlays/local"], "Secret")
     (policy,) = find(rendered["overlays/local"], "NetworkPolicy")
