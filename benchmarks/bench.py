@@ -25,8 +25,8 @@ SIZES = (10_000, 100_000, 1_000_000)
 FAMILIES = ("gaussian", "binomial")
 # The largest number of rows that a peer fits in about a minute.
 PATIENCE = {"statsmodels": 100_000, "pygam": 100_000, "ebm": 100_000}
-# P-splines, which penalise differences of the coefficients, and our own penalty.
-BAM = {"bam ps": "bs = 'ps'", "bam bs": "bs = 'bs', m = c(3, 2)"}
+# mgcv's default basis; our own splines and penalty; P-splines, which penalise differences.
+BAM = {"bam tp": "bs = 'tp'", "bam bs": "bs = 'bs', m = c(3, 2)", "bam ps": "bs = 'ps'"}
 ONE_CORE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
