@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, check_is_fitted, check_X_y, validate_data
 
-from gam_model._basis import Basis, LevelBasis, SplineBasis, place_knots
+from gam_model._basis import Basis, LevelBasis, SplineBasis
 from gam_model._explanation import ExplanationMixin
 from gam_model._features import Features
 from gam_model._glmgam import fit_glmgam
@@ -21,6 +21,7 @@ from gam_model._smoothing import (
     residual_square,
 )
 from gam_model._solver import iterate
+from gam_model._splines import place_knots
 from gam_model._terms import AdditiveModel, LevelTerm, SmoothTerm
 
 EXTRAPOLATIONS = ("linear", "constant", "error")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gam_model._basis import fold_spline
 from gam_model._families import LINKS
+from gam_model._splines import fold_spline
 
 FORMAT = "gam_model.AdditiveModel"
 VERSION = 1
