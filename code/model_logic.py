@@ -150,10 +150,12 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
         link=arguments.link,
         criterion=arguments.criterion,
     )
-    if isinstance(rows.chunks, list):
-        check_df(arguments.df, next(rows.tables())[0])
     try:
-        regressor.fit_chunks(rows)
+        if isinstance(rows.chunks, list):  # in memory, and so read once
+            check_df(arguments.df, next(rows.tables())[0])
+            regressor.fit(*next(iter(rows)))
+        else:
+            regressor.fit_chunks(rows)
     except ValueError as error:
         raise JobError(str(error)) from None
     print(regressor.summary(), flush=True)
