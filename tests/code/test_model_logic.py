@@ -192,6 +192,7 @@ def run(tmp_path, monkeypatch, capfd):
         for channel in channels:
             monkeypatch.setenv(f"SM_CHANNEL_{channel.upper()}", str(tmp_path / "input" / channel))
         monkeypatch.setenv("SM_MODEL_DIR", str(tmp_path / "model"))
+        monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path / "matplotlib"))  # or the program sets it
         monkeypatch.setenv("SM_OUTPUT_DIR", str(tmp_path / "output"))
         monkeypatch.setattr(sys, "argv", ["model_logic.py", *arguments])
         with pytest.raises(SystemExit) as end:
