@@ -8,9 +8,7 @@ the GAM has learned what it means that they are.
 
 import argparse
 import ast
-import importlib.metadata
 import json
-import platform
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +17,7 @@ import numpy as np
 
 import payload
 from explainers import ForestExplainer
-from job import Job, JobError, run, split_target
+from job import Job, JobError, read_description, run, split_target
 from payload import Answer, Explanation
 from table import PayloadError, Table
 
@@ -116,12 +114,7 @@ def _explain(features: list[str], base: float, values: np.ndarray, scale: str) -
 def model_fn(model_dir: str) -> Forest | DeepForest | Gam:
     """Load what `train` wrote."""
     folder = Path(model_dir)
-    described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    if described["format_version"] != FORMAT_VERSION:
-        raise ValueError(
-            f"model.json has format_version {described['format_version']}, this program reads "
-            f"{FORMAT_VERSION}; train the model again with this image"
-        )
+    described = read_description(folder, FORMAT_VERSION)
     features = [feature["name"] for feature in described["features"]]
     medians = np.array([feature["median"] for feature in described["features"]])
     if described["model"] == "gam":
@@ -228,14 +221,13 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
         model.terms.save(job.model_dir / "terms.json")
     elif isinstance(model, Forest):
         model.explainer.save(job.model_dir / "explainer.npz")
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    described = {
-        "format_version": FORMAT_VERSION,
-        "model": arguments.model,
-        "libraries": {"python": platform.python_version(), **versions},
-        "hyperparameters": estimator.get_params(),
-        "target": arguments.target,
-        "features": [
+    job.write_description(
+        LIBRARIES,
+        format_version=FORMAT_VERSION,
+        model=arguments.model,
+        hyperparameters=estimator.get_params(),
+        target=arguments.target,
+        features=[
             {
                 "name": name,
                 "min": float(np.nanmin(column)),
@@ -245,10 +237,9 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
             }
             for name, column, median in zip(features, X.T, medians, strict=True)
         ],
-        "metrics": metrics,
-        "calibration": curve,
-    }
-    job.write_json("model.json", described)
+        metrics=metrics,
+        calibration=curve,
+    )
 
 
 def _read(job: Job, channel: str, file: str, target: str) -> tuple[Table, np.ndarray]:

@@ -16,10 +16,7 @@ that say what the model predicted: ``{"instances": [...], "parameters": {"predic
 """
 
 import argparse
-import importlib.metadata
-import json
 import os
-import platform
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -33,7 +30,7 @@ import payload
 import predictor
 from delimited import parse_csv
 from explainers import AnchorExplainer
-from job import Job, JobError, run
+from job import Job, JobError, read_description, run
 from payload import Answer
 from table import PayloadError, Table, as_text, shorten
 
@@ -157,12 +154,7 @@ def _plain(name: str) -> str:
 def model_fn(model_dir: str) -> Model:
     """Load what `train` wrote; with PREDICTOR_URL, ask that model and load the explainer alone."""
     folder = Path(model_dir)
-    described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    if described["format_version"] != FORMAT_VERSION:
-        raise ValueError(
-            f"model.json has format_version {described['format_version']}, this program reads "
-            f"{FORMAT_VERSION}; train the model again with this image"
-        )
+    described = read_description(folder, FORMAT_VERSION)
     levels = {f["name"]: f["levels"] for f in described["features"] if "levels" in f}
     explainer = AnchorExplainer.load(folder / "explainer.npz")
     url = os.environ.get("PREDICTOR_URL")
@@ -374,7 +366,7 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
 
     joblib.dump(forest, job.model_dir / "model.joblib", compress=3)
     explainer.save(job.model_dir / "explainer.npz")
-    job.write_json("model.json", describe(forest, levels, X, metrics))
+    job.write_description(LIBRARIES, **describe(forest, levels, X, metrics))
 
 
 def _to_matrix(table: Table, levels: Mapping[str, Sequence[str]], channel: str) -> np.ndarray:
@@ -417,10 +409,8 @@ def describe(
     forest: Any, levels: Mapping[str, list[str]], X: np.ndarray, metrics: dict[str, float]
 ) -> dict:
     """Return what model.json says: enough to know the model without loading it."""
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     return {
         "format_version": FORMAT_VERSION,
-        "libraries": {"python": platform.python_version(), **versions},
         "hyperparameters": forest.get_params(),
         "classes": list(CLASSES),
         "features": [

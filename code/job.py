@@ -7,8 +7,10 @@ why a job failed, and never leaves half a model behind.
 
 import argparse
 import difflib
+import importlib.metadata
 import json
 import os
+import platform
 import shutil
 import signal
 import sys
@@ -148,6 +150,12 @@ class Job:
         for name, value in metrics.items():
             print(f"{name}={value:.6g};", flush=True)
 
+    def write_description(self, libraries: Sequence[str], **content: object) -> None:
+        """Write model.json: what a model is, and the versions of what has made it."""
+        versions = {name: importlib.metadata.version(name) for name in libraries}
+        made_by = {"python": platform.python_version(), **versions}
+        self.write_json("model.json", {**content, "libraries": made_by})
+
     def write_json(self, name: str, content: dict) -> None:
         """Write a JSON file into the model folder."""
         text = json.dumps(content, indent=2, allow_nan=False)
@@ -160,6 +168,23 @@ class Job:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         self.output_dir.mkdir(parents=True, exist_ok=True)
         (self.output_dir / "failure").write_text(reason, encoding="utf-8", errors="replace")
+
+
+def read_description(model_dir: Path, format_version: int) -> dict:
+    """Read the model.json of a model that is of this version.
+
+    Raises
+    ------
+    ValueError
+        If it is of another.
+    """
+    described = json.loads((model_dir / "model.json").read_text(encoding="utf-8"))
+    if described["format_version"] != format_version:
+        raise ValueError(
+            f"model.json has format_version {described['format_version']}, this program reads "
+            f"{format_version}; train the model again with this image"
+        )
+    return described
 
 
 def split_target(table: Table, target: str, text: bool = False) -> tuple[Table, np.ndarray]:

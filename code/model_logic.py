@@ -8,9 +8,7 @@ under this project's server and under AWS's.
 """
 
 import argparse
-import importlib.metadata
 import os
-import platform
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -172,7 +170,7 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
 
     model.save(job.model_dir / "gam.json")
     joblib.dump(regressor, job.model_dir / "model.joblib")
-    job.write_json("model.json", describe(regressor, metrics))
+    job.write_description(LIBRARIES, **describe(regressor, metrics))
     X, y = next(iter(rows))  # of a large channel its first rows
     # Matplotlib insists on a folder that it may write to, and a container may have no other.
     with tempfile.TemporaryDirectory(dir=job.data_dir) as folder:
@@ -213,7 +211,6 @@ def measure(split: str, rows: Rows, model: AdditiveModel, family: str) -> dict[s
 
 def describe(regressor: "GAMRegressor", metrics: dict[str, float]) -> dict:
     """Return what model.json says: enough to know the model without loading it."""
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     features = {name: {"name": name} for name in regressor.terms_.features}
     for term in regressor.terms_.terms:
         if term.name in regressor.terms_.levels:
@@ -222,7 +219,6 @@ def describe(regressor: "GAMRegressor", metrics: dict[str, float]) -> dict:
             features[term.name]["min"], features[term.name]["max"] = term.range
         features[term.name]["missing"] = term.missing is not None
     return {
-        "libraries": {"python": platform.python_version(), **versions},
         "hyperparameters": regressor.get_params(),
         "features": list(features.values()),
         "statistics": {

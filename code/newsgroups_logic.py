@@ -13,12 +13,10 @@ import argparse
 import collections
 import csv
 import functools
-import importlib.metadata
 import io
 import itertools
 import json
 import math
-import platform
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Set
@@ -28,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 import payload
-from job import Job, JobError, run
+from job import Job, JobError, read_description, run
 from table import PayloadError, shorten
 
 FORMAT_VERSION = 1
@@ -160,12 +158,7 @@ def assemble(
 def model_fn(model_dir: str) -> Model:
     """Load what `train` wrote."""
     folder = Path(model_dir)
-    described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    if described["format_version"] != FORMAT_VERSION:
-        raise ValueError(
-            f"model.json has format_version {described['format_version']}, this program reads "
-            f"{FORMAT_VERSION}; train the model again with this image"
-        )
+    described = read_description(folder, FORMAT_VERSION)
     with np.load(folder / "model.npz", allow_pickle=False) as arrays:
         return assemble(arrays, described["labels"], described["stop_words"])
 
@@ -178,23 +171,8 @@ def input_fn(body: bytes | str, content_type: str) -> list[str]:
     JSON is a text, a record ``{"text": ...}``, or an array of them, also under ``instances``; in
     JSON lines, one a line. Bytes that are no text in their charset become U+FFFD.
     """
-    media, parameters = payload.parse_media_type(content_type or payload.JSON)
-    if media not in _READERS:
-        raise PayloadError(
-            f"Content-Type {content_type!r} is not supported; send one of " + ", ".join(_READERS),
-            status=415,
-        )
-    if not body:
-        raise PayloadError("the body is empty")
-    if isinstance(body, bytes):
-        charset = parameters.get("charset", "utf-8")
-        if charset not in payload.CHARSETS:
-            raise PayloadError(
-                f"unknown charset {shorten(charset)}; send one of " + ", ".join(payload.CHARSETS),
-                status=415,
-            )
-        body = body.decode(charset, errors="replace")
-    return _READERS[media](body.removeprefix("\ufeff"), parameters)
+    media, parameters, text = payload.open_body(body, content_type, _READERS, errors="replace")
+    return _READERS[media](text.removeprefix("\ufeff"), parameters)
 
 
 def _read_csv(text: str, parameters: Mapping[str, str]) -> list[str]:
@@ -568,17 +546,13 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
 
     np.savez_compressed(job.model_dir / "model.npz", **arrays)
     job.write_json("report.json", reports)
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    job.write_json(
-        "model.json",
-        {
-            "format_version": FORMAT_VERSION,
-            "libraries": {"python": platform.python_version(), **versions},
-            "hyperparameters": vars(arguments),
-            "labels": classes,
-            "stop_words": sorted(stop_words),
-            "metrics": metrics,
-        },
+    job.write_description(
+        LIBRARIES,
+        format_version=FORMAT_VERSION,
+        hyperparameters=vars(arguments),
+        labels=classes,
+        stop_words=sorted(stop_words),
+        metrics=metrics,
     )
 
 

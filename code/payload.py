@@ -8,7 +8,7 @@ import functools
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -51,31 +51,59 @@ def decode(body: bytes | str, content_type: str | None) -> Table:
     PayloadError
         415 for a type that is not spoken here, 400 for a body that is not what its type says.
     """
+    media, parameters, content = open_body(body, content_type, _DECODERS)
+    if media == CSV:
+        return parse_csv(content, _read_header_parameter(parameters))
+    return _DECODERS[media](content)
+
+
+def open_body(
+    body: bytes | str, content_type: str | None, known: Collection[str], errors: str = "strict"
+) -> tuple[str, dict[str, str], bytes | str]:
+    """Check what a request is, and make text of it unless it is an array.
+
+    Parameters
+    ----------
+    body : bytes or str
+    content_type : str or None
+        JSON where it is absent.
+    known : collection of str
+        The media types that can be read.
+    errors : {"strict", "replace"}
+        What becomes of bytes that are no text in their charset.
+
+    Returns
+    -------
+    media : str
+    parameters : dict of str to str
+    content : bytes or str
+        Bytes for npy.
+
+    Raises
+    ------
+    PayloadError
+        415 for another media type or charset, 400 for an empty body or one that is no text.
+    """
     media, parameters = parse_media_type(content_type or JSON)
-    if media not in _DECODERS:
+    if media not in known:
         raise PayloadError(
             f"Content-Type {shorten(content_type)} is not supported; send one of "
-            + ", ".join(_DECODERS),
+            + ", ".join(known),
             status=415,
         )
     if not body:
         raise PayloadError("the body is empty")
-    if media == NPY:
-        return parse_npy(body)
-    if isinstance(body, bytes):
-        charset = parameters.get("charset", "utf-8")
-        if charset not in CHARSETS:
-            raise PayloadError(
-                f"unknown charset {shorten(charset)}; send one of " + ", ".join(CHARSETS),
-                status=415,
-            )
-        try:
-            body = body.decode(charset)
-        except UnicodeDecodeError as error:
-            raise PayloadError(f"the body is not {charset} text: {error.reason}") from None
-    if media == CSV:
-        return parse_csv(body, _read_header_parameter(parameters))
-    return _DECODERS[media](body)
+    if media == NPY or isinstance(body, str):
+        return media, parameters, body
+    charset = parameters.get("charset", "utf-8")
+    if charset not in CHARSETS:
+        raise PayloadError(
+            f"unknown charset {shorten(charset)}; send one of " + ", ".join(CHARSETS), status=415
+        )
+    try:
+        return media, parameters, body.decode(charset, errors)
+    except UnicodeDecodeError as error:
+        raise PayloadError(f"the body is not {charset} text: {error.reason}") from None
 
 
 def _read_header_parameter(parameters: dict[str, str]) -> bool | None:
