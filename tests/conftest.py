@@ -2,6 +2,7 @@ import http.client
 import importlib.util
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -150,6 +151,10 @@ class Endpoint:
     @property
     def log(self) -> str:
         return self._log.read_text()
+
+    def figure(self, name: str) -> float:
+        text = self.request("GET", "/metrics").body.decode()
+        return float(re.search(rf"^model_server_{name} (.+)$", text, re.MULTILINE)[1])
 
 
 @pytest.fixture(scope="session")

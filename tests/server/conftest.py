@@ -20,3 +20,48 @@ def program(tmp_path):
         return folder
 
     return write
+
+
+# Does what the body says. `hold` never lets go of Python's lock, as bad C code does.
+OBEDIENT = """
+import os, time
+
+def model_fn(model_dir): return bytearray(60_000_000)
+def input_fn(body, content_type): return body.decode().split()
+def predict_fn(data, model):
+    order, *number = data
+    if order == "sleep": time.sleep(float(number[0]))
+    elif order == "hold": sum(range(10**12))
+    elif order == "die": os.abort()
+    elif order == "exit": os._exit(0)
+    elif order == "pid": return str(os.getpid())
+    elif order == "big": return "x" * int(number[0])
+    elif order == "touch": return str(sum(model[::4096]))
+    return order
+def output_fn(prediction, accept): return prediction, "text/plain"
+"""
+
+
+@pytest.fixture
+def obedient(program):
+    """The folder of a program that does as it's told."""
+    return program(OBEDIENT)
+
+
+@pytest.fixture
+def start(serve, base, obedient):
+    """Start the server with the obedient program."""
+
+    def start(**variables):
+        return serve(base, obedient, **variables)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def gauss3(training_job, gauss3_split):
+    """A finished job on NIST's Gauss3."""
+    csv = "".join(f"{x},{y}\n" for x, y in gauss3_split.train)
+    job = training_job({"train/gauss3.csv": csv}).run()
+    assert job.exit_code == 0, job.log
+    return job

@@ -15,16 +15,10 @@ JSON, JSONLINES, CSV = "application/json", "application/jsonlines", "text/csv"
 
 
 @pytest.fixture(scope="module")
-def job(training_job, gauss3_split):
-    csv = "".join(f"{x},{y}\n" for x, y in gauss3_split.train)
-    job = training_job({"train/gauss3.csv": csv}).run()
-    assert job.exit_code == 0, job.log
-    return job
-
-
-@pytest.fixture(scope="module")
-def endpoint(serve, job):
-    with serve(job.base, SAGEMAKER_BATCH="true", SAGEMAKER_MODEL_SERVER_WORKERS="1") as endpoint:
+def endpoint(serve, gauss3):
+    with serve(
+        gauss3.base, SAGEMAKER_BATCH="true", SAGEMAKER_MODEL_SERVER_WORKERS="1"
+    ) as endpoint:
         yield endpoint
 
 
@@ -37,7 +31,7 @@ def peak(endpoint) -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps the peak")
 @pytest.mark.parametrize("content_type", [CSV, JSONLINES])
-def test_a_large_body_is_answered_in_order_and_in_bounded_memory(endpoint, job, content_type):
+def test_a_large_body_is_answered_in_order_and_in_bounded_memory(endpoint, gauss3, content_type):
     megabytes = endpoint.request("GET", "/execution-parameters").json["MaxPayloadInMB"]
     x = np.round(np.random.default_rng(0).uniform(1, 250, size=megabytes * 2**20 // 13), 3)
     line = "%.3f\n" if content_type == CSV else '{"x0":%.3f}\n'
@@ -50,6 +44,6 @@ def test_a_large_body_is_answered_in_order_and_in_bounded_memory(endpoint, job, 
         assert answer.status == 200, answer.body
     lines = answer.body.splitlines()
     predictions = [float(a) if content_type == CSV else json.loads(a)["prediction"] for a in lines]
-    terms = AdditiveModel.load(job.model_dir / "gam.json")
+    terms = AdditiveModel.load(gauss3.model_dir / "gam.json")
     np.testing.assert_allclose(predictions, terms.predict(x[:n, None]), rtol=1e-12)
     assert peak(endpoint) - before < 40 * len(body)

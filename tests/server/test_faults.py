@@ -21,39 +21,6 @@ import pytest
 
 SCRIPTS = Path(sys.executable).parent
 
-# Does what the body says. `hold` never lets go of Python's lock, as bad C code does.
-OBEDIENT = """
-import os, time
-
-def model_fn(model_dir): return bytearray(60_000_000)
-def input_fn(body, content_type): return body.decode().split()
-def predict_fn(data, model):
-    order, *number = data
-    if order == "sleep": time.sleep(float(number[0]))
-    elif order == "hold": sum(range(10**12))
-    elif order == "die": os.abort()
-    elif order == "exit": os._exit(0)
-    elif order == "pid": return str(os.getpid())
-    elif order == "touch": return str(sum(model[::4096]))
-    return order
-def output_fn(prediction, accept): return prediction, "text/plain"
-"""
-
-
-@pytest.fixture
-def start(serve, base, program):
-    """Start the server with the obedient program."""
-
-    def start(**variables):
-        return serve(base, program(OBEDIENT), **variables)
-
-    return start
-
-
-def figure(endpoint, name: str) -> float:
-    text = endpoint.request("GET", "/metrics").body.decode()
-    return float(re.search(rf"^model_server_{name} (.+)$", text, re.MULTILINE)[1])
-
 
 def seconds_of(call) -> float:
     start = time.monotonic()
@@ -73,8 +40,8 @@ def test_ping_answers_while_every_worker_is_busy(start, wait_until, order):
             kept.getresponse().read()
             for _ in range(4):
                 pool.submit(endpoint.invoke, order)
-            wait_until(lambda: figure(endpoint, "requests_in_flight") == 4)
-            assert figure(endpoint, "requests_queued") == 2
+            wait_until(lambda: endpoint.figure("requests_in_flight") == 4)
+            assert endpoint.figure("requests_queued") == 2
             for _ in range(20):
                 assert seconds_of(lambda: endpoint.request("GET", "/ping")) < 2
             kept.request("GET", "/ping")
@@ -91,7 +58,7 @@ def test_a_dead_servers_workers_end_too(start, wait_until):
         socket.create_connection((endpoint.host, endpoint.port)) as client,
     ):
         client.sendall(b"POST /invocations HTTP/1.1\r\nContent-Length: 4\r\n\r\nhold")
-        wait_until(lambda: figure(endpoint, "requests_in_flight") == 1)
+        wait_until(lambda: endpoint.figure("requests_in_flight") == 1)
         workers = psutil.Process(endpoint.process.pid).children()
         assert len(workers) == 3
         endpoint.process.kill()
@@ -117,7 +84,7 @@ def test_a_request_that_waits_for_too_long_gets_an_error(start, wait_until):
     with start(**variables) as endpoint, ThreadPoolExecutor(2) as pool:
         for _ in range(2):
             pool.submit(endpoint.invoke, "sleep 0.8")
-        wait_until(lambda: figure(endpoint, "requests_queued") == 1)
+        wait_until(lambda: endpoint.figure("requests_queued") == 1)
         answer = endpoint.invoke("never begun")
         assert (answer.status, answer.json["error"]["type"]) == (503, "ServiceUnavailable")
 
@@ -130,8 +97,8 @@ def test_a_worker_that_dies_is_replaced_and_takes_one_request_along(start, wait_
             answers = list(pool.map(endpoint.invoke, orders))
         assert [a.status for a in answers] == [500 if i == 20 else 200 for i in range(60)]
         assert "the program's process died" in answers[20].json["error"]["message"]
-        wait_until(lambda: figure(endpoint, "workers") == 2, 2)
-        assert figure(endpoint, "worker_deaths_total") == 1
+        wait_until(lambda: endpoint.figure("workers") == 2, 2)
+        assert endpoint.figure("worker_deaths_total") == 1
         assert re.search(r"^worker \d+ died of request \w+$", endpoint.log, re.MULTILINE)
 
 
@@ -177,36 +144,37 @@ class Load:
                 link.close()
 
 
-def test_killing_a_worker_under_load_fails_only_the_request_it_held(start, wait_until):
+@pytest.mark.parametrize("clients", [4, 64])
+def test_killing_a_worker_under_load_fails_only_the_request_it_held(start, wait_until, clients):
     with start(SAGEMAKER_MODEL_SERVER_WORKERS="2") as endpoint:
-        with Load(endpoint, 64) as load:
+        with Load(endpoint, clients) as load:
             wait_until(lambda: len(load.statuses) > 500)
             victim = int(endpoint.invoke("pid").body)
             os.kill(victim, 9)
-            wait_until(lambda: figure(endpoint, "worker_deaths_total") == 1, 2)
-            wait_until(lambda: figure(endpoint, "workers") == 2, 2)
+            wait_until(lambda: endpoint.figure("worker_deaths_total") == 1, 2)
+            wait_until(lambda: endpoint.figure("workers") == 2, 2)
             n = len(load.statuses)
             wait_until(lambda: len(load.statuses) > n + 500)
         assert load.broken == []
         assert len([status for status in load.statuses if status != 200]) <= 1
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what was left unread")
 def test_a_request_that_a_killed_worker_had_not_read_goes_to_another(start, wait_until):
     with start(SAGEMAKER_MODEL_SERVER_WORKERS="1") as endpoint, ThreadPoolExecutor(1) as pool:
         victim = int(endpoint.invoke("pid").body)
         os.kill(victim, signal.SIGSTOP)
         answer = pool.submit(endpoint.invoke, "fine")
-        wait_until(lambda: figure(endpoint, "requests_in_flight") == 1)
+        wait_until(lambda: endpoint.figure("requests_in_flight") == 1)
         os.kill(victim, signal.SIGKILL)
         assert {endpoint.request("GET", "/ping").status for _ in range(20)} == {200}
         assert answer.result().status == 200
-        assert figure(endpoint, "worker_deaths_total") == 1
+        assert endpoint.figure("worker_deaths_total") == 1
 
 
-def test_sigterm_under_load_answers_every_request(start, wait_until):
+@pytest.mark.parametrize(("clients", "order"), [(64, "sleep 0.01"), (4, "fine")])
+def test_sigterm_under_load_answers_every_request(start, wait_until, clients, order):
     with start(SAGEMAKER_MODEL_SERVER_WORKERS="2") as endpoint:
-        with Load(endpoint, 64, "sleep 0.01") as load:
+        with Load(endpoint, clients, order) as load:
             wait_until(lambda: len(load.statuses) > 200)
             endpoint.process.terminate()
             assert endpoint.process.wait(30) == 0
@@ -238,7 +206,7 @@ def test_what_cannot_be_finished_in_time_is_refused(start, wait_until):
         ]
         for client in clients:
             client.start()
-        wait_until(lambda: figure(endpoint, "requests_in_flight") == 2)
+        wait_until(lambda: endpoint.figure("requests_in_flight") == 2)
         endpoint.process.terminate()
         assert endpoint.process.wait(30) == 0
         for client in clients:
@@ -289,20 +257,20 @@ def test_a_client_that_takes_no_answer_is_left(start, wait_until):
 def test_a_client_that_left_is_not_computed_for(start, wait_until):
     with start(SAGEMAKER_MODEL_SERVER_WORKERS="1") as endpoint, ThreadPoolExecutor(1) as pool:
         busy = pool.submit(endpoint.invoke, "sleep 1")
-        wait_until(lambda: figure(endpoint, "requests_in_flight") == 1)
+        wait_until(lambda: endpoint.figure("requests_in_flight") == 1)
         with socket.create_connection((endpoint.host, endpoint.port)) as client:
             client.sendall(b"POST /invocations HTTP/1.1\r\nContent-Length: 8\r\n\r\nsleep 60")
-            wait_until(lambda: figure(endpoint, "requests_queued") == 1)
+            wait_until(lambda: endpoint.figure("requests_queued") == 1)
         assert busy.result().status == 200
         assert endpoint.invoke("fine").body == b"fine"
         assert '"status": 499' in endpoint.log
 
 
 @pytest.mark.skipif(not shutil.which("prlimit"), reason="prlimit is Linux's")
-def test_more_clients_than_open_files_leave_room_for_the_next(start, base, program, serve):
+def test_more_clients_than_open_files_leave_room_for_the_next(base, obedient, serve):
     prefix = ("prlimit", "--nofile=256:256")
     with (
-        serve(base, program(OBEDIENT), prefix) as endpoint,
+        serve(base, obedient, prefix) as endpoint,
         contextlib.ExitStack() as stack,
     ):
         for _ in range(400):
@@ -363,14 +331,6 @@ def test_memory_is_level(start, wait_until):
 # ---------------------------------------------------------------- a model that cannot be served
 
 
-@pytest.fixture(scope="module")
-def gauss3(training_job, gauss3_split):
-    csv = "".join(f"{x},{y}\n" for x, y in gauss3_split.train)
-    job = training_job({"train/gauss3.csv": csv}).run()
-    assert job.exit_code == 0, job.log
-    return job
-
-
 def truncate(folder: Path) -> None:
     path = folder / "gam.json"
     path.write_bytes(path.read_bytes()[:-100])
@@ -411,12 +371,12 @@ def test_a_model_that_cannot_be_loaded_ends_the_server(gauss3, tmp_path, spoil):
     assert ended.stderr.startswith("serve: cannot load the model: ")
 
 
-def test_a_port_in_use_ends_the_server(start, base, program):
+def test_a_port_in_use_ends_the_server(start, base, obedient):
     with start() as endpoint:
         environ = {
             **os.environ,
             "SAGEMAKER_BASE_DIR": str(base),
-            "SAGEMAKER_SUBMIT_DIRECTORY": str(program(OBEDIENT)),
+            "SAGEMAKER_SUBMIT_DIRECTORY": str(obedient),
             "SAGEMAKER_PROGRAM": "model_logic.py",
             "SAGEMAKER_BIND_TO_PORT": str(endpoint.port),
             "MODEL_SERVER_HOST": endpoint.host,

@@ -9,14 +9,16 @@ import resource
 import socket
 import sys
 import time
-from email.utils import formatdate
 
 from model_server import kserve
-from model_server.http1 import IDLE_LIMIT, Answer, Connection, Request, refusal
+from model_server.connection import IDLE_LIMIT, Connection
+from model_server.desk import INVOCATIONS
+from model_server.http1 import Answer, Request, refusal
+from model_server.ledger import Record
 from model_server.metrics import Metrics
+from model_server.pool import Pool
 from model_server.program import Program
 from model_server.settings import MB, Settings
-from model_server.workers import Pool
 
 logger = logging.getLogger("model_server")
 
@@ -38,11 +40,17 @@ class App:
     def __init__(self, program: Program, settings: Settings):
         self._settings = settings
         self.body_limit, self.read_limit = settings.body_limit, settings.timeout
-        self.draining, self.date = False, formatdate(usegmt=True)
+        self.draining = False
         self._pool = Pool(
-            program, settings.workers, settings.timeout, settings.accept, self._answer
+            program,
+            settings.workers,
+            settings.timeout,
+            settings.accept,
+            self._answer,
+            self._note_lent,
+            settings.body_limit,
         )
-        self._metrics, self._in_flight = Metrics(), 0
+        self._metrics = Metrics()
         self._connections: dict[Connection, None] = {}  # a set in the order of arrival
         self._lines: list[str] = []
         parameters = {
@@ -55,11 +63,11 @@ class App:
         self._parameters = json.dumps(program.execution_parameters(parameters)).encode()
         self._routes = {
             "/ping": ("GET", functools.partial(self._vouch, Answer(200, b"", "text/plain"))),
-            "/invocations": ("POST", None),
+            INVOCATIONS: ("POST", None),
             "/execution-parameters": ("GET", lambda: Answer(200, self._parameters)),
             "/metrics": ("GET", self._report),
         }
-        self._probes, self._calls = {"/ping"}, {"/invocations"}
+        self._probes, self._calls = {"/ping"}, {INVOCATIONS}
         self._model = settings.kserve_model
         if self._model:
             for path, content in kserve.list_facts(self._model).items():
@@ -83,7 +91,6 @@ class App:
             message = f"{path} answers {self._routes[path][0]} only"
             self._answer(request, refusal(405, message))
         elif path in self._calls:
-            self._in_flight += 1
             self._pool.submit(request)
         else:
             self._answer(request, self._routes[path][1]())
@@ -94,30 +101,52 @@ class App:
 
     def _report(self) -> Answer:
         pool = self._pool
-        text = self._metrics.text(self._in_flight, pool.queued, pool.alive, pool.deaths)
+        in_flight = pool.count_in_flight()
+        text = self._metrics.text(in_flight, pool.queued, pool.alive, pool.deaths)
         return Answer(200, text.encode(), "text/plain; version=0.0.4; charset=utf-8")
 
     def _answer(self, request: Request, answer: Answer, program_seconds: float = 0) -> None:
-        path = request.path
         if self._model and answer.status >= 400:
-            answer = kserve.refuse(path, answer)
+            answer = kserve.refuse(request.path, answer)
         status = 499 if request.abandoned else answer.status
         request.answer(answer)
-        seconds = time.monotonic() - request.received
+        record = Record(
+            slot=0,
+            received=request.received,
+            status=status,
+            size=request.size,
+            answer_size=len(answer.body),
+            program_seconds=program_seconds,
+            sent=time.monotonic(),
+        )
+        self._note(request, request.id, request.sent - request.received, record)
+
+    def _note_lent(self, request: Request, k: int, record: Record) -> None:
+        if k:
+            self._note(request, f"{request.id}_{k}", 0, record)
+        else:
+            queue_seconds = request.sent - request.received
+            record = record._replace(received=request.received)
+            self._note(request, request.id, queue_seconds, record)
+
+    def _note(
+        self, request: Request, request_id: str, queue_seconds: float, record: Record
+    ) -> None:
+        path, status, seconds = request.path, record.status, record.sent - record.received
         self._metrics.add(path if path in self._routes else "other", status)
         if path in self._calls and request.refusal is None and request.method == "POST":
-            self._in_flight -= 1
             self._metrics.add_invocation(seconds)
         # A healthy /ping is asked for every few seconds, for ever; so is KServe's.
         level = logging.DEBUG if path in self._probes and status == 200 else logging.INFO
         if level >= self._settings.log_level:
             path = json.dumps(path[:200])  # the one thing here that a client words
             self._log(
-                f'{{"id": "{request.id}", "method": "{request.method}", "path": {path}, '
-                f'"status": {status}, "bytes_in": {request.size}, '
-                f'"bytes_out": {len(answer.body)}, '
-                f'"queue_ms": {1000 * (request.sent - request.received):.3f}, '
-                f'"program_ms": {1000 * program_seconds:.3f}, "ms": {1000 * seconds:.3f}}}\n'
+                f'{{"id": "{request_id}", "method": "{request.method}", "path": {path}, '
+                f'"status": {status}, "bytes_in": {record.size}, '
+                f'"bytes_out": {record.answer_size}, '
+                f'"queue_ms": {1000 * queue_seconds:.3f}, '
+                f'"program_ms": {1000 * record.program_seconds:.3f}, '
+                f'"ms": {1000 * seconds:.3f}}}\n'
             )
 
     def _log(self, line: str) -> None:
@@ -171,8 +200,9 @@ class App:
         await self._drain()
 
     async def _drain(self) -> None:
-        print(f"serve: stopping; {self._in_flight} requests to finish", flush=True)
+        print(f"serve: stopping; {self._pool.count_in_flight()} requests to finish", flush=True)
         self.draining = True
+        self._pool.stop_lending()
         start = time.monotonic()
         await asyncio.sleep(0.02)  # until the last ones are let in
         while self._connections and (elapsed := time.monotonic() - start) < STOP:
@@ -183,7 +213,6 @@ class App:
 
     def _check(self, idle_limit: float) -> None:
         now = time.monotonic()
-        self.date = formatdate(usegmt=True)
         self._pool.check(now)
         for connection in list(self._connections):
             try:

@@ -1,0 +1,146 @@
+"""A worker process, seen from the server."""
+
+import asyncio
+import contextlib
+import marshal
+import os
+import signal
+import socket
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from model_server.connection import RECEIVED
+from model_server.desk import LENGTHS, frame
+from model_server.http1 import Answer, Request
+from model_server.ledger import SLOTS, Ledger
+
+if TYPE_CHECKING:
+    from model_server.pool import Pool
+
+
+class Worker(asyncio.BufferedProtocol):
+    """One worker process, with what it has been given.
+
+    Parameters
+    ----------
+    pool : Pool
+    pid : int
+    link : socket
+        To it.
+    ledger : Ledger
+    """
+
+    def __init__(self, pool: "Pool", pid: int, link: socket.socket, ledger: Ledger):
+        self._pool, self.pid, self._link, self.ledger = pool, pid, link, ledger
+        self._received = bytearray()
+        self.requests: dict[int, Request] = {}  # by slot: what it has, or the clients' first ones
+        self.answered: Counter[int] = Counter()  # by slot: answers of its own that are noted down
+        self._free = set(range(SLOTS))
+        self.lent = False  # whether it has clients
+        self.recalled = False  # so that it gets no more of them
+        self.seized = 0.0  # when they were taken back without its help
+        self.taken: dict[int, Request] = {}  # these, until it knows
+        self.late = False  # and so killed
+        self.served = False  # whether it ever got a request
+        self._gone = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # noqa: D102
+        self._transport = transport
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has nothing to do."""
+        return len(self._free) == SLOTS
+
+    @property
+    def can_join(self) -> bool:
+        """Whether it may have one more client."""
+        return (
+            self.lent
+            and bool(self._free)
+            and not (self.recalled or self.seized or self.late)
+            and not self._transport.get_write_buffer_size()  # which goes first
+        )
+
+    def give(self, request: Request, lent: bool) -> None:
+        """Hand over a request, or it and its client.
+
+        Raises
+        ------
+        BlockingIOError
+            If it has to read what it was given before.
+        OSError
+            If the system doesn't let clients be handed over.
+        """
+        slot = next(iter(self._free))
+        task = frame((slot, request.id, request.path, request.headers), request.body)
+        self.ledger.lend(slot)
+        if lent:
+            task = task[socket.send_fds(self._link, [task], [request.connection.lend()]) :]
+        if task:
+            self._transport.write(task)
+        self._free.remove(slot)
+        self.requests[slot], self.answered[slot] = request, 0
+        self.lent, self.served = lent, True
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: D102
+        return RECEIVED
+
+    def buffer_updated(self, n_bytes: int) -> None:  # noqa: D102
+        received = self._received
+        received += RECEIVED[:n_bytes]
+        while len(received) >= LENGTHS.size:
+            n_head, n_body = LENGTHS.unpack_from(received)
+            start = LENGTHS.size + n_head
+            if len(received) < start + n_body:
+                return
+            head = marshal.loads(received[LENGTHS.size : start])
+            body = bytes(received[start : start + n_body])
+            del received[: start + n_body]
+            if self.lent:
+                slots, unsent = head
+                self._free.update(slots)
+                self._pool.take_back(self, slots, body, unsent)
+            else:
+                slot, status, content_type, headers, seconds = head
+                self._free.add(slot)
+                answer = Answer(status, body, content_type, headers)
+                self._pool.finish(self, self.requests.pop(slot), answer, seconds)
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: D102
+        self.end()
+        self._pool.bury(self)
+
+    @property
+    def unanswered(self) -> int:
+        """How many requests it has that aren't answered yet."""
+        pending = self.ledger.pending()
+        begun = {pending.slot} if pending else set()
+        return len(begun.union(slot for slot in self.requests if not self.answered[slot]))
+
+    @property
+    def since(self) -> float | None:
+        """When it began with what it's at, or got it."""
+        if pending := self.ledger.pending():
+            return pending.received
+        given = [one.sent for slot, one in self.requests.items() if not self.answered[slot]]
+        return min(given, default=self.seized or None)
+
+    def leave(self) -> None:
+        """Hear from it no more, once what it has said is read: the process is gone."""
+        self._gone = True
+        asyncio.get_running_loop().call_later(0.1, self._transport.abort)
+
+    def kill(self) -> None:
+        """End it, whatever it does."""
+        if not self._gone:  # or its number may be another's by now
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        """Be sure that it does nothing any more, even had it but closed its socket."""
+        self.kill()
+        if not self._gone:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self.pid, 0)
+            self._gone = True
