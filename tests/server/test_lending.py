@@ -6,7 +6,9 @@ import re
 import socket
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from random import Random
 
 import pytest
 
@@ -27,9 +29,15 @@ class Client:
         self._stream.close()
         self.link.close()
 
-    def send(self, body: str, path: str = "/invocations") -> None:
+    def send(self, body: str, path: str = "/invocations", pause: bool = False) -> None:
+        """Send a request, at once or in two parts."""
         head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-        self.link.sendall((head + body).encode())
+        request = (head + body).encode()
+        if pause:
+            self.link.sendall(request[:-2])
+            time.sleep(0.002)
+            request = request[-2:]
+        self.link.sendall(request)
 
     def receive(self) -> tuple[int, str]:
         status = int(self._stream.readline().split()[1])
@@ -37,8 +45,8 @@ class Client:
         self.headers = dict(line.decode().rstrip().lower().split(": ") for line in lines)
         return status, self._stream.read(int(self.headers["content-length"])).decode()
 
-    def ask(self, body: str) -> tuple[int, str]:
-        self.send(body)
+    def ask(self, body: str, pause: bool = False) -> tuple[int, str]:
+        self.send(body, pause=pause)
         return self.receive()
 
     def settle(self) -> None:
@@ -148,7 +156,7 @@ def test_a_slow_request_holds_up_no_other_client(endpoint, wait_until):
             one.result()
 
 
-def test_a_client_that_waits_for_nothing_is_not_kept_waiting(endpoint):
+def test_a_client_that_pauses_is_not_kept_waiting(endpoint):
     # All workers have clients that never pause, and this one comes now and then.
     stop = threading.Event()
 
@@ -190,6 +198,37 @@ def test_a_request_over_the_limit_gets_an_error(start):
         status, body = client.ask("hold")
         assert (status, json.loads(body)["error"]["type"]) == (504, "Timeout")
         assert endpoint.invoke("fine").body == b"fine"
+
+
+def test_whatever_happens_every_client_gets_its_own_answers(start, wait_until):
+    # Fast and slow requests, large answers, pings, halves of requests, and workers that die.
+    def ask(seed: int) -> Counter:
+        random, statuses = Random(seed), Counter()
+        with contextlib.ExitStack() as stack:
+            client = stack.enter_context(Client(endpoint))
+            for i in range(1500):
+                orders = f"c{seed}n{i}", "sleep 0.02", "big 300000", "die"
+                (order,) = random.choices(orders, (1000, 10, 10, 2))
+                if random.random() < 0.01:
+                    client.link.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
+                    assert client.receive() == (200, "")
+                status, body = client.ask(order, pause=random.random() < 0.01)
+                statuses[status] += 1
+                answer = "x" * 300_000 if order.startswith("big") else order.split()[0]
+                assert (status, body) == (200, answer) or (status, order) == (500, "die")
+                if client.headers.get("connection") == "close":
+                    client = stack.enter_context(Client(endpoint))
+        return statuses
+
+    with start(SAGEMAKER_MODEL_SERVER_WORKERS="3") as endpoint, ThreadPoolExecutor(8) as pool:
+        statuses = sum(pool.map(ask, range(8)), Counter())
+        assert set(statuses) == {200, 500}
+        wait_until(lambda: endpoint.figure("workers") == 3)
+        assert endpoint.figure("requests_in_flight") == 0
+        assert endpoint.figure("worker_deaths_total") == statuses[500]
+        log = read_log(endpoint)
+        assert Counter(record["status"] for record in log) == statuses
+        assert len({record["id"] for record in log}) == len(log)
 
 
 def test_an_answer_that_the_client_does_not_take_at_once_is_whole(client, endpoint):

@@ -1,6 +1,5 @@
 """What the server and a worker both know of the worker's tasks, in memory that they share."""
 
-import contextlib
 import mmap
 import os
 import struct
@@ -105,15 +104,19 @@ class Ledger:
 
     def was_recalled(self) -> bool:
         """Return whether the server has asked for all clients since this was last called."""
-        recalled, self._memory[self._RECALLED] = self._memory[self._RECALLED], 0
-        return bool(recalled)
+        if not self._memory[self._RECALLED]:
+            return False
+        self._memory[self._RECALLED] = 0
+        return True
 
     def claim(self, slot: int) -> bool:
         """Note that a request is read or answered from now on, unless its slot was seized."""
         while True:
-            with contextlib.suppress(BlockingIOError):  # the server has it for a moment
+            try:
                 os.read(self._token, 1)
                 break
+            except BlockingIOError:  # the server has it for a moment
+                os.sched_yield()
         owned = bool(self._memory[self._OWNED + slot])
         if owned:
             count, _ = self._counts()
