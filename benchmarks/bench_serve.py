@@ -173,6 +173,7 @@ def starters(base, folder, mlserver):
             "http_port": port,
             "grpc_port": free_port(),
             "metrics_port": free_port(),
+            "metrics_dir": str(home / "metrics"),  # by default, where it was started
             "parallel_workers": WORKERS,
         }
         model = {"name": "gam", "implementation": "serve_peers.Gam"}
