@@ -15,9 +15,10 @@ from gam_model._drawing import (
     new_figure,
     strip,
 )
+from gam_model._inference import normal_quantile
 from gam_model._residuals import average, bound_share, find_residuals
 
-_Z = stats.norm.ppf(0.975)
+_Z = normal_quantile(0.95)
 _POINTS = 2000  # rows: of more, so many are drawn
 
 

@@ -9,7 +9,7 @@ from numbers import Real
 
 import numpy as np
 
-from gam_model._explanation import _quantile
+from gam_model._inference import normal_quantile
 from gam_model._terms import LevelTerm
 
 # Okabe and Ito's, which the colour-blind tell apart too.
@@ -208,7 +208,7 @@ def trace(estimator, k, coverage):
         x = _spread(*term.range, linear)
     points = x if term.missing is None else np.append(x, np.nan)
     estimate = term(points)
-    error = _quantile(coverage) * np.sqrt(estimator._posterior.term_variance(k, points))
+    error = normal_quantile(coverage) * np.sqrt(estimator._posterior.term_variance(k, points))
     curve = np.stack([estimate, estimate - error, estimate + error])
     edf = estimator.edf_[term.feature]
     return Panel(term, edf, x, curve[:, : len(x)], curve[:, len(x) :], linear)

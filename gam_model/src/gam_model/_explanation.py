@@ -1,14 +1,12 @@
 """What a fitted estimator says of itself: contributions, curves, intervals, tables."""
 
-from numbers import Real
-
 import numpy as np
 from scipy import stats
 from sklearn.utils.validation import check_is_fitted
 
 from gam_model._families import FAMILIES, LINKS
 from gam_model._features import list_values
-from gam_model._inference import response_interval
+from gam_model._inference import normal_quantile, response_interval
 from gam_model._terms import LevelTerm
 
 KINDS = ("confidence", "prediction")
@@ -64,7 +62,7 @@ class ExplanationMixin:
         """
         import pandas as pd
 
-        read, z = self._validate(X), _quantile(coverage)
+        read, z = self._validate(X), normal_quantile(coverage)
         if len(read) != 1:
             raise ValueError(f"explain takes one row, got {len(read)}")
         contributions = self.terms_.contributions(read)[0]
@@ -114,7 +112,7 @@ class ExplanationMixin:
         import pandas as pd
 
         check_is_fitted(self)
-        z, curves = _quantile(coverage), {}
+        z, curves = normal_quantile(coverage), {}
         for k, term in enumerate(self.terms_.terms):
             if isinstance(term, LevelTerm):
                 x, shown = np.arange(float(len(term.levels))), list(term.levels)
@@ -168,7 +166,7 @@ class ExplanationMixin:
         """
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {KINDS}, got kind={kind!r}")
-        read, z = self._validate(X), _quantile(coverage)
+        read, z = self._validate(X), normal_quantile(coverage)
         link, family = LINKS[self.terms_.link], FAMILIES[self._family]
         eta, variance = self.terms_.eta(read), self._posterior.variance(read)
         if kind == "confidence":
@@ -296,12 +294,6 @@ class ExplanationMixin:
             )
         )
         return summary
-
-
-def _quantile(coverage):
-    if isinstance(coverage, bool) or not isinstance(coverage, Real) or not 0 < coverage < 1:
-        raise ValueError(f"coverage must be a number between 0 and 1, got coverage={coverage!r}")
-    return stats.norm.ppf((1 + coverage) / 2)
 
 
 def _show(value):

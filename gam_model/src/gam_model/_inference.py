@@ -1,6 +1,7 @@
 """How sure the fit is: standard errors, tests of the terms, and figures of merit."""
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -233,6 +234,20 @@ def summarize(family, n_rows, edf, scale, deviance, null_deviance, log_base):
         aic=float(2 * (edf + (family.scale is None)) - 2 * log_likelihood),
         gcv=n_rows * deviance / left**2 if left > 0 else np.nan,
     )
+
+
+def normal_quantile(coverage):
+    """
+    Return how many standard errors to either side an interval of this probability takes.
+
+    Raises
+    ------
+    ValueError
+        If coverage is no probability.
+    """
+    if isinstance(coverage, bool) or not isinstance(coverage, Real) or not 0 < coverage < 1:
+        raise ValueError(f"coverage must be a number between 0 and 1, got coverage={coverage!r}")
+    return stats.norm.ppf((1 + coverage) / 2)
 
 
 def response_interval(family, mu, variance, scale, coverage):

@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 from sklearn.utils.validation import check_is_fitted
 
 from gam_model import __version__
@@ -30,12 +29,12 @@ from gam_model._drawing import (
     trace,
 )
 from gam_model._families import FAMILIES
+from gam_model._inference import normal_quantile
 from gam_model._terms import LevelTerm
 from gam_model.plots import plot_diagnostics
 
 __all__ = ["write_report"]
 
-_Z = stats.norm.ppf(0.975)
 _LISTED = 15  # levels of one feature
 _COLORS = {
     BLUE: "var(--blue)",
@@ -191,7 +190,7 @@ _DIAGNOSTICS = (
 
 def _describe_fit(estimator):
     statistics = estimator.statistics_
-    error = _Z * estimator._posterior.intercept_variance() ** 0.5
+    error = normal_quantile(0.95) * estimator._posterior.intercept_variance() ** 0.5
     middle = estimator.intercept_
     ends = f"{_show(middle - error)} to {_show(middle + error)}"
     return _list(
