@@ -242,14 +242,14 @@ def test_ties_and_certainty_have_metrics():
 
 
 def test_intervals_hold_what_they_promise():
-    """Of 200 samples from a known truth, about 95 % have the true AUC in their interval."""
+    """Of 100 samples from a known truth, about 95 have the true AUC in their interval."""
     rng, hits, true = np.random.default_rng(0), 0, 0.7602  # of N(1, 1) above N(0, 1)
-    for _ in range(200):
+    for _ in range(100):
         y = rng.integers(2, size=150)
         score = rng.normal(size=150) + y
-        metrics = credit_logic.measure("x", y, 1 / (1 + np.exp(0.5 - score)), replicates=100)
+        metrics = credit_logic.measure("x", y, 1 / (1 + np.exp(0.5 - score)), replicates=60)
         hits += metrics["auc_x_low"] <= true <= metrics["auc_x_high"]
-    assert 0.88 <= hits / 200 <= 0.99
+    assert 87 <= hits <= 99
 
 
 def test_hyperparameters_reach_the_estimator(train, tables):
