@@ -112,6 +112,17 @@ class Server:
             return link.getresponse().status == 200
         return False
 
+    def check(self, body):
+        """Raise a RuntimeError unless the server has an answer to this."""
+        path, content_type, accept = body
+        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        with contextlib.closing(link):
+            headers = {"Content-Type": content_type, "Accept": accept}
+            link.request("POST", self.path, path.read_bytes(), headers)
+            answer = link.getresponse()
+            if answer.status != 200:
+                raise RuntimeError(f"{path.name}: {answer.status}, {answer.read(1000)!r}")
+
     def processes(self):
         """Return all its processes."""
         server = psutil.Process(self._process.pid)
@@ -229,9 +240,12 @@ def measure(servers, bodies, rounds, seconds):
     with contextlib.ExitStack() as stack:
         running = {}
         for turn in range(rounds):
-            for name, (start, _) in servers.items():
+            for name, (start, kinds) in servers.items():
                 server = start()
                 starts[name].append(server.start_s)
+                for (_, kind), body in bodies.items():
+                    if kind in kinds:
+                        server.check(body)
                 if turn < rounds - 1:
                     server.stop()
                 else:

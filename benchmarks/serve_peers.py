@@ -89,5 +89,5 @@ else:
         async def predict(self, payload):
             """Answer a request."""
             X = NumpyCodec.decode_input(payload.inputs[0])
-            prediction = self._model.regressor.terms_.predict(X)
+            prediction = self._model.predict(X)
             return NumpyRequestCodec.encode_response(self.name, prediction)
