@@ -15,7 +15,6 @@ from pathlib import Path
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 ROOT = Path(__file__).parents[1]
 ACCOUNT = "123456789012"
@@ -528,15 +527,6 @@ def test_shellcheck_finds_nothing():
         ["shellcheck", str(ROOT / "build_and_push.sh")], capture_output=True, text=True
     )
     assert result.returncode == 0, result.stdout
-
-
-@pytest.fixture
-def moto_url():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 def test_real_aws_cli_creates_the_repository_once(project, moto_url):

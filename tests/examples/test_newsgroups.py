@@ -18,7 +18,6 @@ import requests
 import sklearn.datasets
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError
-from moto.server import ThreadedMotoServer
 from sklearn.utils import Bunch
 
 ROOT = Path(__file__).parents[2]
@@ -81,21 +80,10 @@ def test_posts_are_looked_for_here_before_they_are_downloaded(data, tmp_path, mo
 
 
 @pytest.fixture
-def moto(monkeypatch):
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    requests.post(f"http://{host}:{port}/moto-api/reset")
+def bucket(aws):
     boto3.client("s3", region_name="eu-west-1").create_bucket(
         Bucket="my-models", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
     )
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 @pytest.fixture
@@ -113,7 +101,7 @@ def calls(monkeypatch):
 
 
 @pytest.fixture
-def run(moto, calls, data, tmp_path, monkeypatch, capsys):
+def run(bucket, calls, data, tmp_path, monkeypatch, capsys):
     """Run a script's command line in mode aws; return what it called and what it printed."""
 
     def run(script, *arguments, **changes):
@@ -143,7 +131,7 @@ def operations(calls) -> list[str]:
     return [name for _, name, _ in calls if not re.match("Describe|List|Head", name)]
 
 
-def test_each_step_makes_sure_of_those_before(run, moto):
+def test_each_step_makes_sure_of_those_before(run, aws):
     made, output = run(upload)
     assert operations(made) == ["PutObject"] * 2
     assert "s3://my-models/newsgroups/data/train/posts.jsonl: 8 posts" in output
@@ -161,7 +149,7 @@ def test_each_step_makes_sure_of_those_before(run, moto):
 
     results = [{"Body": "sci.space\n"}, {"Body": "rec.sport.hockey\n"}]
     answer = {"region": "eu-west-1", "results": results}
-    requests.post(f"{moto}/moto-api/static/sagemaker/endpoint-results", json=answer)
+    requests.post(f"{aws}/moto-api/static/sagemaker/endpoint-results", json=answer)
     made, output = run(invoke, "the moon", "a puck")
     assert operations(made) == [
         "CreateModel",

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import boto3
 import nbformat
-import pytest
-from moto.server import ThreadedMotoServer
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "example.ipynb"
@@ -47,21 +45,7 @@ def test_the_notebook_is_committed_without_output():
         assert not cell.get("outputs")
 
 
-@pytest.fixture
-def moto(monkeypatch):
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    yield
-    server.stop()
-
-
-def test_aws_mode_asks_for_what_config_json_says(moto, tmp_path):
+def test_aws_mode_asks_for_what_config_json_says(aws, tmp_path):
     image = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/gam-model:latest"
     role = "arn:aws:iam::123456789012:role/sagemaker-execution"
     config = {
