@@ -8,6 +8,7 @@ import pytest
 import statsmodels.api as sm
 from numpy.testing import assert_allclose
 from statsmodels.gam.api import BSplines, GLMGam
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from gam_model import GAMClassifier, GAMRegressor
 from gam_model._families import FAMILIES
@@ -279,6 +280,25 @@ class TestChunks:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 60e6  # the design of all rows takes 300000 x 71 x 8 = 170 MB
+
+    def test_a_pass_has_one_thread_and_leaves_the_others_as_they_were(self, additive):
+        X, y, _ = additive
+        n_threads = []
+
+        def count():
+            blas = [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]
+            n_threads.append(set(blas))
+
+        class Counting:
+            def __iter__(self):
+                count()
+                yield X, y
+
+        with threadpool_limits(2, "blas"):
+            GAMRegressor().fit_chunks(Counting())
+            count()
+        assert n_threads[0] == n_threads[-1] == {2}
+        assert n_threads[-2] == {1}  # the solver's
 
     def test_an_iterator_is_refused(self, additive):
         X, y, _ = additive

@@ -1,5 +1,6 @@
 """What regression and classification share: reading, checking, fitting, explaining."""
 
+import functools
 import warnings
 from collections.abc import Iterator
 from numbers import Integral, Real
@@ -7,6 +8,7 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, check_is_fitted, check_X_y, validate_data
+from threadpoolctl import ThreadpoolController
 
 from gam_model._basis import Basis, LevelBasis, SplineBasis
 from gam_model._explanation import ExplanationMixin
@@ -173,7 +175,9 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             fit = fit_glmgam(basis, blocks[0], totals, alpha)
         else:
             n_lines = np.inf if streamed else totals.n_lines
-            fit = self._stream(basis, blocks, totals, family, link, alpha, n_lines)
+            # The matrices are small: threads would wait for one another for longer than they work.
+            with _find_blas().limit(limits=1, user_api="blas"):
+                fit = self._stream(basis, blocks, totals, family, link, alpha, n_lines)
         if offset:
             totals = totals._replace(null_deviance=_fit_null(blocks, totals, family, link))
         return self._freeze(fit, basis, totals, family, link)
@@ -341,6 +345,11 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
                 f"got alpha={alpha!r}"
             )
         return np.array(values, dtype=float)
+
+
+@functools.cache
+def _find_blas():
+    return ThreadpoolController()
 
 
 class _Blocks:
