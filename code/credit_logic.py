@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+import answers
 import payload
+from answers import Answer, Explanation
 from explainers import ForestExplainer
 from job import Job, JobError, read_description, run, split_target
-from payload import Answer, Explanation
 from table import PayloadError, Table
 
 FORMAT_VERSION = 1
@@ -148,7 +149,7 @@ def predict_fn(table: Table, model: Forest | DeepForest | Gam) -> Answer:
 
 def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
     """Write the answer, in JSON with its explanation unless ``explain=false`` is accepted."""
-    return payload.encode(answer, accept, explained=True)
+    return answers.encode(answer, accept, explained=True)
 
 
 # ---------------------------------------------------------------- training

@@ -26,12 +26,13 @@ from typing import Any, NamedTuple
 import joblib
 import numpy as np
 
+import answers
 import payload
 import predictor
+from answers import Answer
 from delimited import parse_csv
 from explainers import AnchorExplainer
 from job import Job, JobError, read_description, run
-from payload import Answer
 from table import PayloadError, Table, as_text, shorten
 
 FORMAT_VERSION = 1
@@ -265,7 +266,7 @@ def _as_predictions(given: object, n: int, explainer: AnchorExplainer) -> np.nda
 
 def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
     """Write the answer."""
-    return payload.encode(answer, accept)
+    return answers.encode(answer, accept)
 
 
 # ---------------------------------------------------------------- training

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 import joblib
 import numpy as np
 
+import answers
 import payload
+from answers import Answer, Explanation
 from gam_model import AdditiveModel
 from job import Job, JobError, run, split_target
-from payload import Answer, Explanation
 from table import PayloadError, Table
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def read(table: Table, model: AdditiveModel) -> np.ndarray:
 
 def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
     """Write the answer."""
-    return payload.encode(answer, accept)
+    return answers.encode(answer, accept)
 
 
 # ---------------------------------------------------------------- training

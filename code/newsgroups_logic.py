@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+import answers
 import payload
 from job import Job, JobError, read_description, run
 from table import PayloadError, shorten
@@ -285,7 +286,7 @@ def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
     each term adds to the score of the predicted label; both together, for what each term adds to
     the scores of all three.
     """
-    media, parameters = payload.negotiate(accept, OFFERED)
+    media, parameters = answers.negotiate(accept, OFFERED)
     explained, top_k = parameters.get("explain") == "true", _read_top_k(parameters)
     if media in (TEXT, payload.CSV):
         if explained or top_k:
@@ -295,19 +296,15 @@ def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
             )
         labels = [answer.model.labels[k] for k in answer.scores.argmax(axis=1)]
         if media == TEXT:
-            return _lines(labels), TEXT
-        return payload.encode(payload.Answer(np.array(labels)), payload.CSV)
+            return answers.join_lines(labels), TEXT
+        return answers.encode(answers.Answer(np.array(labels)), payload.CSV)
     rows = [answer.describe(row, explained, top_k) for row in range(len(answer.terms))]
     if media == payload.JSONLINES:
-        return _lines(json.dumps(row) for row in rows), media
+        return answers.join_lines(json.dumps(row) for row in rows), media
     columns = {key: [row[key] for row in rows] for key in rows[0]}
     if explained:
         columns["scale"] = SCALE
     return json.dumps(columns).encode(), media
-
-
-def _lines(lines: Iterable[str]) -> bytes:
-    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def _read_top_k(parameters: Mapping[str, str]) -> int:

@@ -62,7 +62,7 @@ def test_says_what_sagemaker_reads(config):
 def test_code_folder_holds_the_program_only(docker, image):
     # For a requirements.txt or setup.py the toolkits would run pip at start.
     listing = docker("run", "--rm", image, "ls", "/opt/ml/code").stdout.split()
-    shared = ["channels", "delimited", "job", "payload", "predictor", "table"]
+    shared = ["answers", "channels", "delimited", "job", "payload", "predictor", "table"]
     assert listing == sorted(["__pycache__", "model_logic.py", *(f"{name}.py" for name in shared)])
 
 
