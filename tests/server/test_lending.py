@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -68,13 +69,19 @@ def client(endpoint):
         yield client
 
 
-def read_log(endpoint) -> list[dict]:
-    lines = endpoint.log.splitlines()
-    records = [json.loads(line) for line in lines if line.startswith("{")]
-    return [record for record in records if record["path"] == "/invocations"]
+def read_log(endpoint, n: int) -> list[dict]:
+    """Read what is logged of n requests, a moment after they are answered at most."""
+    for _ in range(500):
+        lines = [line for line in endpoint.log.splitlines() if line.endswith("}")]
+        records = [json.loads(line) for line in lines if line.startswith("{")]
+        records = [record for record in records if record["path"] == "/invocations"]
+        if len(records) >= n:
+            break
+        time.sleep(0.01)
+    return records
 
 
-def test_every_answer_is_its_requests_and_noted_down_once(endpoint):
+def test_every_answer_is_its_requests_and_noted_down_once(endpoint, wait_until):
     def ask(number: int) -> None:
         with Client(endpoint) as client:
             for i in range(300):
@@ -82,10 +89,10 @@ def test_every_answer_is_its_requests_and_noted_down_once(endpoint):
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(ask, range(6)))
+    wait_until(lambda: endpoint.figure("requests_in_flight") == 0)
     assert endpoint.figure('requests_total{path="/invocations",code="200"}') == 1800
     assert endpoint.figure("request_duration_seconds_count") == 1800
-    assert endpoint.figure("requests_in_flight") == 0
-    log = read_log(endpoint)
+    log = read_log(endpoint, 1800)
     assert len({record["id"] for record in log}) == len(log) == 1800
     assert {(record["status"], record["method"]) for record in log} == {(200, "POST")}
     assert all(0 <= record["program_ms"] <= record["ms"] for record in log)
@@ -186,9 +193,51 @@ def test_a_worker_that_dies_of_a_request_answers_for_it(client, endpoint, wait_u
     assert client.link.recv(1) == b""
     wait_until(lambda: endpoint.figure("workers") == 2, 2)
     assert f"died of request {request_id}\n" in endpoint.log
-    log = read_log(endpoint)
+    log = read_log(endpoint, len(BODIES) + 1)
     assert [record["id"] for record in log if record["status"] == 500] == [request_id]
     assert len(log) == len(BODIES) + 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system tells what was sent")
+def test_a_worker_that_dies_while_it_answers_takes_along_what_it_had_not_said(
+    base, program, serve, wait_until
+):
+    text = """
+    import os
+    from model_server import connection
+
+    connection.PROMPT = 20  # seconds: every client is lent
+
+    def model_fn(model_dir): return None
+    def input_fn(body, content_type): return body.decode()
+    def predict_fn(data, model):
+        if data in ("none", "some", "all"):
+            write = os.write
+            def die(fd, answer):
+                write(fd, answer[:{"none": 0, "some": 10, "all": None}[data]])
+                os._exit(1)
+            os.write = die
+        return data
+    def output_fn(prediction, accept): return prediction, "text/plain"
+    """
+    with serve(base, program(text), SAGEMAKER_MODEL_SERVER_WORKERS="2") as endpoint:
+        with Client(endpoint) as client:
+            client.settle()
+            assert client.ask("all") == (200, "all")
+            wait_until(lambda: endpoint.figure("worker_deaths_total") == 1)
+            client.settle()
+            assert client.ask("none")[0] == 500
+            assert client.headers["connection"] == "close"
+        with Client(endpoint) as client:
+            client.settle()
+            client.send("some")
+            assert client.link.recv(100) == b"HTTP/1.1 2"
+            with contextlib.suppress(ConnectionResetError):
+                assert client.link.recv(100) == b""
+        wait_until(lambda: endpoint.figure("worker_deaths_total") == 3)
+        log = read_log(endpoint, 3 * len(BODIES) + 3)
+        assert len(log) == 3 * len(BODIES) + 3
+        assert [record["status"] for record in log].count(500) == 1
 
 
 def test_a_request_over_the_limit_gets_an_error(start):
@@ -224,9 +273,9 @@ def test_whatever_happens_every_client_gets_its_own_answers(start, wait_until):
         statuses = sum(pool.map(ask, range(8)), Counter())
         assert set(statuses) == {200, 500}
         wait_until(lambda: endpoint.figure("workers") == 3)
-        assert endpoint.figure("requests_in_flight") == 0
+        wait_until(lambda: endpoint.figure("requests_in_flight") == 0)
         assert endpoint.figure("worker_deaths_total") == statuses[500]
-        log = read_log(endpoint)
+        log = read_log(endpoint, statuses.total())
         assert Counter(record["status"] for record in log) == statuses
         assert len({record["id"] for record in log}) == len(log)
 
@@ -239,11 +288,11 @@ def test_an_answer_that_the_client_does_not_take_at_once_is_whole(client, endpoi
     client.settle()
 
 
-def test_a_client_that_leaves_is_noted_as_such(client, endpoint, wait_until):
+def test_a_client_that_leaves_is_noted_as_such(client, endpoint):
     client.send("sleep 0.5")
     client.link.shutdown(socket.SHUT_RDWR)
     client.__exit__()
-    wait_until(lambda: len(read_log(endpoint)) == len(BODIES) + 1)
+    assert len(read_log(endpoint, len(BODIES) + 1)) == len(BODIES) + 1
     assert endpoint.invoke("fine").status == 200
 
 
@@ -289,4 +338,4 @@ def test_a_system_that_passes_no_descriptors_does_without(base, program, serve):
         for _ in range(3):
             stack.enter_context(Client(endpoint)).settle()
         assert endpoint.log.count("clients cannot be lent to workers: not here") == 1
-        assert not any("_" in record["id"] for record in read_log(endpoint))
+        assert not any("_" in record["id"] for record in read_log(endpoint, 3 * len(BODIES)))

@@ -116,6 +116,7 @@ class App:
             status=status,
             size=request.size,
             answer_size=len(answer.body),
+            wire_size=0,  # nobody asks
             program_seconds=program_seconds,
             sent=time.monotonic(),
         )

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import socket
+import struct
 import time
 from collections import deque
 from typing import Protocol
@@ -15,6 +17,9 @@ PROMPT = 0.002  # seconds; a client whose next request comes so soon waits for n
 # What any socket has for us, until it's read a moment later. A buffer for each reading would have
 # to be as large, and made anew.
 RECEIVED = memoryview(bytearray(256 * 1024))
+
+# Of Linux's tcp_info: bytes that are still to be sent, that were sent, and of these again.
+_TCP_INFO = struct.Struct("<144xI52xQQ")
 
 
 class Handler(Protocol):
@@ -151,6 +156,16 @@ class Connection(asyncio.BufferedProtocol):
         self._lent = True
         self._transport.pause_reading()
         return self._transport.get_extra_info("socket").fileno()
+
+    def count_out(self) -> int:
+        """Return how many bytes the system has taken for the client so far; 0 if it can't say."""
+        link = self._transport.get_extra_info("socket")
+        try:
+            info = link.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+            waiting, sent, again = _TCP_INFO.unpack(info)
+        except (OSError, AttributeError, struct.error):
+            return 0
+        return waiting + sent - again
 
     def take_back(self, unread: bytes = b"", unsent: bytes = b"") -> None:
         """Go on where the other process has stopped.

@@ -165,9 +165,9 @@ class Desk:
 
     def _reply(self, client: Client, request: Request) -> None:
         answer, seconds = self._answer(request)
-        sizes = len(request.body), len(answer.body)
-        self._ledger.note_answer(answer.status, *sizes, seconds)
         data = encode(answer)
+        sizes = len(request.body), len(answer.body), len(data)
+        self._ledger.note_answer(answer.status, *sizes, seconds)
         try:
             n_bytes = os.write(client.fd, data)
         except BlockingIOError:

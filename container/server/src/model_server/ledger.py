@@ -10,13 +10,17 @@ SLOTS = 256  # tasks that a worker may have at most
 
 
 class Record(NamedTuple):
-    """What became of one request. `status` is 0 until there's an answer, `sent` until it's out."""
+    """What became of one request. `status` is 0 until there's an answer, `sent` until it's out.
+
+    `answer_size` is that of the answer's body, `wire_size` that of all of the answer.
+    """
 
     slot: int
     received: float
     status: int
     size: int
     answer_size: int
+    wire_size: int
     program_seconds: float
     sent: float
 
@@ -28,8 +32,8 @@ class Ledger:
     is slow. Each task has a slot. Whoever has the token may say to whom the slots belong.
     """
 
-    _COUNT, _RECORD = struct.Struct("<Q"), struct.Struct("<IdiQQdd")
-    _ANSWER, _SENT = struct.Struct("<iQQd"), struct.Struct("<d")  # its latter parts
+    _COUNT, _RECORD = struct.Struct("<Q"), struct.Struct("<IdiQQQdd")
+    _ANSWER, _SENT = struct.Struct("<iQQQd"), struct.Struct("<d")  # its latter parts
     _NOTED, _RECALLED, _OWNED, _RECORDS = 8, 16, 32, 32 + SLOTS  # offsets; the count is at 0
     _ROOM = 2048  # for so many records, in a ring
 
@@ -121,7 +125,7 @@ class Ledger:
         if owned:
             count, _ = self._counts()
             self._at = self._locate(count)
-            record = (slot, time.monotonic(), 0, 0, 0, 0.0, 0.0)
+            record = (slot, time.monotonic(), 0, 0, 0, 0, 0.0, 0.0)
             self._RECORD.pack_into(self._memory, self._at, *record)
             self._COUNT.pack_into(self._memory, 0, count + 1)
         os.write(self._put, b"t")
@@ -131,10 +135,12 @@ class Ledger:
         """Forget the latest claim: the server goes on with it."""
         self._COUNT.pack_into(self._memory, 0, self._counts()[0] - 1)
 
-    def note_answer(self, status: int, size: int, answer_size: int, seconds: float) -> None:
+    def note_answer(
+        self, status: int, size: int, answer_size: int, wire_size: int, seconds: float
+    ) -> None:
         """Note an answer, before it goes out."""
         at = self._at + self._RECORD.size - self._SENT.size - self._ANSWER.size
-        self._ANSWER.pack_into(self._memory, at, status, size, answer_size, seconds)
+        self._ANSWER.pack_into(self._memory, at, status, size, answer_size, wire_size, seconds)
 
     def note_sent(self) -> None:
         """Note that it's out."""

@@ -286,7 +286,7 @@ class Pool:
     def _note_down(self, worker: Worker) -> None:
         for record in worker.ledger.take():
             self._note(worker.requests[record.slot], worker.answered[record.slot], record)
-            worker.answered[record.slot] += 1
+            worker.note(record)
 
     # ------------------------------------------------------------ the end of a worker
 
@@ -316,9 +316,13 @@ class Pool:
         pending, now, failed = worker.ledger.pending(), time.monotonic(), None
         for slot, request in worker.requests.items():
             n, current = worker.answered[slot], pending is not None and pending.slot == slot
-            if current and pending.status:
+            out = worker.is_out(pending) if current and pending.status else False
+            if out is not False:
                 self._note(request, n, pending._replace(sent=now))
-                request.connection.abort()  # a part of its answer may be out
+                if out:
+                    request.connection.take_back()
+                else:
+                    request.connection.abort()
             elif n and not current:
                 request.connection.take_back()
             elif current or request.retried or self.closing or (worker.late and not pending):

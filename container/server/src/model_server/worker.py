@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from model_server.connection import RECEIVED
 from model_server.desk import LENGTHS, frame
 from model_server.http1 import Answer, Request
-from model_server.ledger import SLOTS, Ledger
+from model_server.ledger import SLOTS, Ledger, Record
 
 if TYPE_CHECKING:
     from model_server.pool import Pool
@@ -35,6 +35,7 @@ class Worker(asyncio.BufferedProtocol):
         self._received = bytearray()
         self.requests: dict[int, Request] = {}  # by slot: what it has, or the clients' first ones
         self.answered: Counter[int] = Counter()  # by slot: answers of its own that are noted down
+        self._out: Counter[int] = Counter()  # by slot: what its client was sent, with these
         self._free = set(range(SLOTS))
         self.lent = False  # whether it has clients
         self.recalled = False  # so that it gets no more of them
@@ -76,6 +77,7 @@ class Worker(asyncio.BufferedProtocol):
         task = frame((slot, request.id, request.path, request.headers), request.body)
         self.ledger.lend(slot)
         if lent:
+            self._out[slot] = request.connection.count_out()
             task = task[socket.send_fds(self._link, [task], [request.connection.lend()]) :]
         if task:
             self._transport.write(task)
@@ -110,6 +112,18 @@ class Worker(asyncio.BufferedProtocol):
     def connection_lost(self, error: Exception | None) -> None:  # noqa: D102
         self.end()
         self._pool.bury(self)
+
+    def note(self, record: Record) -> None:
+        """Note down an answer that is out."""
+        self.answered[record.slot] += 1
+        if self._out[record.slot]:
+            self._out[record.slot] += record.wire_size
+
+    def is_out(self, record: Record) -> bool | None:
+        """Tell whether the answer that it died of is out; None if a part is, or it's not known."""
+        before = self._out[record.slot]
+        written = self.requests[record.slot].connection.count_out() - before
+        return {0: False, record.wire_size: True}.get(written) if before else None
 
     @property
     def unanswered(self) -> int:
