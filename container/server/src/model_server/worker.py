@@ -36,7 +36,6 @@ class Worker(asyncio.BufferedProtocol):
         self.requests: dict[int, Request] = {}  # by slot: what it has, or the clients' first ones
         self.answered: Counter[int] = Counter()  # by slot: answers of its own that are noted down
         self._out: Counter[int] = Counter()  # by slot: what its client was sent, with these
-        self._free = set(range(SLOTS))
         self.lent = False  # whether it has clients
         self.recalled = False  # so that it gets no more of them
         self.seized = 0.0  # when they were taken back without its help
@@ -51,14 +50,14 @@ class Worker(asyncio.BufferedProtocol):
     @property
     def idle(self) -> bool:
         """Whether it has nothing to do."""
-        return len(self._free) == SLOTS
+        return not (self.requests or self.taken)
 
     @property
     def can_join(self) -> bool:
         """Whether it may have one more client."""
         return (
             self.lent
-            and bool(self._free)
+            and len(self.requests) + len(self.taken) < SLOTS
             and not (self.recalled or self.seized or self.late)
             and not self._transport.get_write_buffer_size()  # which goes first
         )
@@ -73,7 +72,7 @@ class Worker(asyncio.BufferedProtocol):
         OSError
             If the system doesn't let clients be handed over.
         """
-        slot = next(iter(self._free))
+        slot = next(n for n in range(SLOTS) if n not in self.requests and n not in self.taken)
         task = frame((slot, request.id, request.path, request.headers), request.body)
         self.ledger.lend(slot)
         if lent:
@@ -81,7 +80,6 @@ class Worker(asyncio.BufferedProtocol):
             task = task[socket.send_fds(self._link, [task], [request.connection.lend()]) :]
         if task:
             self._transport.write(task)
-        self._free.remove(slot)
         self.requests[slot], self.answered[slot] = request, 0
         self.lent, self.served = lent, True
 
@@ -101,11 +99,9 @@ class Worker(asyncio.BufferedProtocol):
             del received[: start + n_body]
             if self.lent:
                 slots, unsent = head
-                self._free.update(slots)
                 self._pool.take_back(self, slots, body, unsent)
             else:
                 slot, status, content_type, headers, seconds = head
-                self._free.add(slot)
                 answer = Answer(status, body, content_type, headers)
                 self._pool.finish(self, self.requests.pop(slot), answer, seconds)
 
