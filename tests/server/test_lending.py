@@ -139,7 +139,7 @@ def test_the_last_request_closes_the_connection(client):
     assert client.link.recv(1) == b""
 
 
-def test_a_slow_request_holds_up_no_other_client(endpoint, wait_until):
+def test_a_slow_request_holds_up_no_other_client(endpoint):
     slowest = []
     stop = threading.Event()
 
