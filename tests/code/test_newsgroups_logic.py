@@ -633,7 +633,8 @@ def official(tmp_path_factory):
         pytest.skip("20news-bydate.tar.xz is not in DATA_DIR, nor in ../shared/data")
     folder = tmp_path_factory.mktemp("official")
     with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)
+        tar.extractall(folder)
     return {split: folder / f"20news-bydate-{split}" for split in ("train", "test")}
 
 

@@ -309,10 +309,10 @@ def archive(**files: str) -> bytes:
     return stream.getvalue()
 
 
-def fetch(environ: dict[str, str], uri: str, folder: Path):
+def fetch(environ: dict[str, str], uri: str, folder: Path, command=(FETCH_MODEL,)):
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
     return subprocess.run(
-        [sys.executable, FETCH_MODEL],
+        [sys.executable, *command],
         env={**inherited, **environ, "MODEL_URI": uri, "MODEL_DIR": str(folder)},
         capture_output=True,
         text=True,
@@ -345,4 +345,36 @@ def test_what_cannot_be_fetched_is_said(store, tmp_path, body, uri, complaint):
     done = fetch(store("b.tar.gz", body or b""), uri, folder)
     assert done.returncode == 1
     assert re.search(f"^fetch_model: .*{complaint}", done.stderr), done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "complaint"),
+    [
+        ("../out", tarfile.REGTYPE, "would lie outside of"),
+        ("out", tarfile.SYMTYPE, "is neither a file nor a folder"),
+        ("code/x.py", tarfile.REGTYPE, None),
+    ],
+)
+def test_an_older_python_lets_nothing_climb_out_either(store, tmp_path, name, kind, complaint):
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as tar:
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = kind, "../out" if kind == tarfile.SYMTYPE else ""
+        tar.addfile(member)
+    old = (
+        "import runpy, sys, tarfile; vars(tarfile).pop('data_filter', None); "
+        "runpy.run_path(sys.argv[1], run_name='__main__')"
+    )
+    folder = tmp_path / "model"
+    folder.mkdir()
+    environ = store("old.tar.gz", stream.getvalue())
+    done = fetch(environ, "s3://models/old.tar.gz", folder, ("-c", old, FETCH_MODEL))
+    if complaint:
+        assert done.returncode == 1
+        assert re.search(f"^fetch_model: .*{complaint}", done.stderr), done.stderr
+        assert not list(folder.iterdir())
+    else:
+        assert done.returncode == 0, done.stderr
+        assert (folder / name).is_file()
     assert not (tmp_path / "out").exists()

@@ -15,6 +15,15 @@ import boto3
 import botocore.exceptions
 
 
+def check(content: tarfile.TarFile, folder: Path) -> None:
+    """Raise a TarError unless all members are files and folders that stay in the folder."""
+    for member in content:
+        if not (member.isfile() or member.isdir()):
+            raise tarfile.TarError(f"{member.name!r} is neither a file nor a folder")
+        if not (folder / member.name).resolve().is_relative_to(folder.resolve()):
+            raise tarfile.TarError(f"{member.name!r} would lie outside of {folder}")
+
+
 def main() -> None:
     """Fetch MODEL_URI (s3://bucket/key) into the folder MODEL_DIR."""
     uri, folder = os.environ["MODEL_URI"], Path(os.environ.get("MODEL_DIR", "/opt/ml/model"))
@@ -30,7 +39,10 @@ def main() -> None:
         archive.seek(0)
         try:
             with tarfile.open(fileobj=archive, mode="r:gz") as content:
-                content.extractall(folder, filter="data")
+                if not hasattr(tarfile, "data_filter"):  # Python before 3.10.12 and 3.11.4
+                    check(content, folder)
+                content.extraction_filter = getattr(tarfile, "data_filter", None)
+                content.extractall(folder)
         except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
             sys.exit(f"fetch_model: {uri} cannot be unpacked: {error}")
     print(f"fetch_model: {uri} is unpacked: {sorted(path.name for path in folder.iterdir())}")
