@@ -53,6 +53,20 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         "stream" needs no memory beyond X whatever the number of rows. "statsmodels" is GLMGam, for
         reference: it finds the same coefficients, for numeric columns, the gaussian family with
         identity link and a given alpha.
+    weighting : {"auto", "counts", "precision", "likelihood"}, default="auto"
+        What `sample_weight` means. "counts": how often each row occurred; a weight of 2 is the row
+        twice. "precision": how much each row tells, relative to the others, as weights of surveys,
+        of boosting, or inverse variances do; multiplied by a constant they change nothing.
+        "likelihood": they multiply the rows' log-likelihoods, as the number of trials of a
+        binomial rate, or the exposure of a rate of counts, does. "auto" takes whole numbers for
+        counts, but those of rates for numbers of trials or exposures; and other numbers for
+        precisions where the family's scale is estimated (gaussian, gamma), for "likelihood" where
+        it is known (binomial, poisson).
+    warp : {"auto", None}, default="auto"
+        With "auto" and alpha="auto", a column whose values are spread very unevenly, as amounts
+        are that range over powers of ten, is modelled on a scale of its own, arcsinh((x - center)
+        / width), if a curve of that column alone fits better on it, or as well. None takes every
+        column as it is.
 
     Attributes
     ----------
@@ -119,6 +133,8 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         criterion="reml",
         categorical_features="from_dtype",
         solver="stream",
+        weighting="auto",
+        warp="auto",
     ):
         self.df = df
         self.alpha = alpha
@@ -129,6 +145,8 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         self.criterion = criterion
         self.categorical_features = categorical_features
         self.solver = solver
+        self.weighting = weighting
+        self.warp = warp
 
     def fit(self, X, y, sample_weight=None, offset=None):
         """
@@ -218,6 +236,10 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         What alpha="auto" optimises.
     categorical_features : "from_dtype", None or array-like, default="from_dtype"
         Categorical columns.
+    weighting : {"auto", "counts", "precision", "likelihood"}, default="auto"
+        What `sample_weight` means.
+    warp : {"auto", None}, default="auto"
+        Whether a column whose values are spread very unevenly gets a scale of its own.
 
     Attributes
     ----------
@@ -269,6 +291,8 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         link="logit",
         criterion="reml",
         categorical_features="from_dtype",
+        weighting="auto",
+        warp="auto",
     ):
         self.df = df
         self.alpha = alpha
@@ -277,6 +301,8 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         self.link = link
         self.criterion = criterion
         self.categorical_features = categorical_features
+        self.weighting = weighting
+        self.warp = warp
 
     def __sklearn_tags__(self):
         """Tell scikit-learn that two classes are what it can do."""

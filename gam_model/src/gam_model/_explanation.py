@@ -118,7 +118,9 @@ class ExplanationMixin:
                 x, shown = np.arange(float(len(term.levels))), list(term.levels)
             else:
                 low, high = term.range
-                flat = not self._posterior.terms[k].left_out  # constant where it isn't missing
+                flat = not self._posterior.basis.terms[
+                    k
+                ].left_out  # constant where it isn't missing
                 x = np.array([low]) if flat else np.linspace(low, high, n_points)
                 shown = x.tolist()
             if term.missing is not None:

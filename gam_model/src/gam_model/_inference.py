@@ -7,6 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from gam_model._basis import Basis
+from gam_model._normal import Inverse
+
 _CHUNK = 4096
 _NO_VARIANCE = 1e-12  # of the largest eigenvalue: what is below belongs to no direction of a curve
 
@@ -21,11 +24,11 @@ class Posterior:
 
     Parameters
     ----------
-    terms : list of SplineBasis or LevelBasis
+    basis : Basis
         The functions of each term.
     coef : ndarray of shape (n_coef,)
         Intercept, then each term's coefficients but those of functions left out.
-    covariance : ndarray of shape (n_coef, n_coef)
+    covariance : Inverse
         Theirs, on the scale of the link, squared.
     means : ndarray of shape (n_coef,)
         Mean of each function over the training rows; 1 for the intercept.
@@ -39,9 +42,9 @@ class Posterior:
     model components", Scandinavian Journal of Statistics 39.
     """
 
-    terms: list
+    basis: Basis
     coef: np.ndarray
-    covariance: np.ndarray
+    covariance: Inverse
     means: np.ndarray
     extrapolate: str
 
@@ -59,14 +62,19 @@ class Posterior:
         ndarray of shape (n_samples,)
             On the scale of the link, squared.
         """
-        variance = np.empty(len(X))
+        variance, terms, last = np.empty(len(X)), self.basis.terms, self.basis.last
         for start in range(0, len(X), _CHUNK):
             rows = slice(start, start + _CHUNK)
-            blocks = [
-                self._design(k, X[rows, term.feature])[0] for k, term in enumerate(self.terms)
-            ]
-            design = np.hstack([np.ones((len(X[rows]), 1)), *blocks])
-            variance[rows] = np.einsum("ij,ij->i", design @ self.covariance, design)
+            design = np.ones((len(X[rows]), self.basis.n_dense))
+            for k, term in enumerate(terms):
+                if k != last:
+                    design[:, self.basis.blocks[k]] = self._design(k, X[rows, term.feature])
+            alone = 0.0
+            if last is not None:
+                shift, alone = self._at_levels(X[rows, terms[last].feature])
+                design -= shift
+            spread = np.einsum("ij,ij->i", design @ self.covariance.dense, design)
+            variance[rows] = spread + alone
         return np.maximum(variance, 0.0)
 
     def term_variance(self, k, x):
@@ -85,21 +93,46 @@ class Posterior:
         ndarray of shape (n_samples,)
             On the scale of the link, squared.
         """
-        design, own = self._design(k, x)
-        design = design - self.means[own]
-        variance = np.einsum("ij,ij->i", design @ self.covariance[own, own], design)
-        return np.maximum(variance, 0.0)
+        own, dense, alone = self.basis.blocks[k], self.covariance.dense, 0.0
+        if k == self.basis.last:
+            mean, off = self._mean_level()
+            design, alone = self._at_levels(x)
+            # A level takes part in the mean of all.
+            known = self._codes(x)
+            twice = 2 * self.covariance.own * self.means[own]
+            alone = np.where(known >= 0, alone + off - twice[known], 0.0)
+            design = design - mean
+        else:
+            design, dense = self._design(k, x) - self.means[own], dense[own, own]
+        return np.maximum(np.einsum("ij,ij->i", design @ dense, design) + alone, 0.0)
 
     def intercept_variance(self):
         """Return the variance of the mean eta over the training rows."""
-        return float(self.means @ self.covariance @ self.means)
+        design, alone = self.means[: self.basis.n_dense], 0.0
+        if self.basis.last is not None:
+            mean, alone = self._mean_level()
+            design = design - mean
+        return float(design @ self.covariance.dense @ design + alone)
 
     def _design(self, k, x):
-        term = self.terms[k]
-        start = 1 + sum(t.size - t.left_out for t in self.terms[:k])
-        own = slice(start, start + term.size - term.left_out)
-        mean = np.append(np.zeros(term.left_out), self.means[own])
-        return term.design(x, self.extrapolate, mean)[:, term.left_out :], own
+        term = self.basis.terms[k]
+        mean = np.append(np.zeros(term.left_out), self.means[self.basis.blocks[k]])
+        return term.design(x, self.extrapolate, mean)[:, term.left_out :]
+
+    def _codes(self, x):
+        term = self.basis.terms[self.basis.last]
+        codes = np.where(np.isnan(x), term.n_levels if term.missing else -1, x).astype(int)
+        return np.where(codes < term.size, codes, -1)
+
+    def _at_levels(self, x):
+        """Return the shift and the variance of their own of the levels; the mean if unseen."""
+        codes, (mean, off) = self._codes(x), self._mean_level()
+        shift = np.where(codes[:, None] >= 0, self.covariance.shift[codes], mean)
+        return shift, np.where(codes >= 0, self.covariance.own[codes], off)
+
+    def _mean_level(self):
+        means = self.means[self.basis.n_dense :]
+        return means @ self.covariance.shift, float(self.covariance.own @ means**2)
 
 
 class TermTest(NamedTuple):

@@ -10,9 +10,10 @@ import numpy as np
 
 from gam_model._families import LINKS
 from gam_model._splines import fold_spline
+from gam_model._warp import Warp
 
 FORMAT = "gam_model.AdditiveModel"
-VERSION = 1
+VERSION = 2
 _CHUNK = 16_384  # rows: bounds the memory, and a column fits into the cache of a core
 _FEW = 32  # pieces that are quicker counted than searched
 
@@ -33,13 +34,15 @@ class SmoothTerm:
     name : str
         Name of that column, for messages.
     knots : array-like of shape (n_basis + degree + 1,)
-        All knots in ascending order, in the feature's units.
+        All knots in ascending order, in the feature's units or on the scale of `warp`.
     coef : array-like of shape (n_basis,)
         B-spline coefficients, on the scale of the link.
     extrapolate : {"linear", "constant", "error"}, default="linear"
         What the term is outside its training range.
     missing : float or None, default=None
         What a missing cell contributes; None if there were none in training, and then it is 0.
+    warp : Warp or pair of float, optional
+        The feature's own scale, on which the knots lie.
 
     Examples
     --------
@@ -54,9 +57,12 @@ class SmoothTerm:
     coef: np.ndarray
     extrapolate: str = "linear"
     missing: float | None = None
+    warp: Warp | None = None
 
     def __post_init__(self):
         """Fold the spline, and add one piece to either end."""
+        if self.warp is not None:
+            object.__setattr__(self, "warp", Warp(*self.warp))
         knots, coef = np.array(self.knots, dtype=float), np.array(self.coef, dtype=float)
         curve = fold_spline(knots, coef)
         ends = curve.x[[0, -1]]
@@ -85,12 +91,13 @@ class SmoothTerm:
     def __reduce__(self):
         """Pickle the arguments; the polynomials are folded again on loading."""
         arguments = self.feature, self.name, self.knots, self.coef, self.extrapolate, self.missing
-        return type(self), arguments
+        return type(self), (*arguments, self.warp)
 
     @property
     def range(self):
         """Least and greatest training value, a tuple of float in the feature's units."""
-        return self._steps[0], self._steps[-1]
+        ends = self._steps[0], self._steps[-1]
+        return ends if self.warp is None else tuple(self.warp.invert(np.array(ends)).tolist())
 
     def __call__(self, x):
         """
@@ -114,6 +121,8 @@ class SmoothTerm:
         """
         if self.extrapolate == "error":
             self._refuse_outside(x)
+        if self.warp is not None:
+            x = self.warp(x)
         if len(self._steps) > _FEW:
             piece = np.searchsorted(self._breaks, x, side="right")
         else:
@@ -154,6 +163,8 @@ class SmoothTerm:
             return self.missing or 0.0
         if self.extrapolate == "error":
             self._refuse_outside(np.array([x]))
+        if self.warp is not None:
+            x = float(self.warp(x))
         origin, value, *coefs = self._by_piece[bisect_right(self._steps, x)]
         step = x - origin
         for coef in coefs:
