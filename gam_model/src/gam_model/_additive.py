@@ -15,7 +15,7 @@ from gam_model._explanation import ExplanationMixin
 from gam_model._families import FAMILIES, IDENTITY
 from gam_model._features import Features
 from gam_model._glmgam import fit_glmgam
-from gam_model._inference import Posterior, check_term, summarize
+from gam_model._inference import Posterior, check_levels, check_term, summarize
 from gam_model._rows import SAMPLE, WEIGHTINGS, Block, Rows, scan
 from gam_model._smoothing import Smoothing, estimate_scale, find_shortage
 from gam_model._solver import Start, fit_linear, iterate
@@ -325,8 +325,8 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             totals.null_deviance,
             totals.log_base,
         )
-        gram = rotation @ normal.gram.dense @ rotation.T
         residual_df = None if family.scale else max(self.statistics_.residual_df, 1.0)
+        gram = rotation @ normal.gram.dense @ rotation.T
         self._tests = [
             check_term(
                 splines[block],
@@ -335,7 +335,9 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
                 float(ref_df[block].sum()),
                 residual_df,
             )
-            for block in basis.blocks
+            if term.left_out
+            else check_levels(fit, k, self.scale_, residual_df)
+            for k, (term, block) in enumerate(zip(basis.terms, basis.blocks, strict=True))
         ]
         few = totals.sample.take(slice(None, None, 1 + (len(totals.sample.y) - 1) // _RANKED))
         size = abs(self.terms_.contributions(few.X))

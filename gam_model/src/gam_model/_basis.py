@@ -373,7 +373,7 @@ class Basis:
         return full
 
     def rotate(self, coef):
-        """Return the coefficients of the functions that are kept, an ndarray of shape (n_coef,)."""
+        """Return the coefficients of the functions kept, an ndarray of shape (n_coef,)."""
         dense = self.rotation @ coef[: self.n_dense]
         return np.append(dense, coef[self.n_dense :])
 

@@ -193,8 +193,17 @@ class ExplanationMixin:
 
         Notes
         -----
-        The p-values hold for smoothing parameters that were given. Chosen from the same data,
-        they make them somewhat too small.
+        A curve is tested after Wood (2013a), a term whose effects are all penalised, such as that
+        of a categorical column, as a random effect, after Wood (2013b).
+
+        The p-values of curves hold for smoothing parameters that were given. Chosen from the same
+        data, they make them somewhat too small.
+
+        References
+        ----------
+        Wood (2013a), "On p-values for smooth components of an extended generalized additive
+        model", Biometrika 100(1).
+        Wood (2013b), "A simple test for random effects in regression models", Biometrika 100(4).
         """
         import pandas as pd
 

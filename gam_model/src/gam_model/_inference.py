@@ -6,11 +6,16 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
+from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg.lapack import dpstrf
 
 from gam_model._basis import Basis
+from gam_model._mixtures import exceed
 from gam_model._normal import Inverse
 
 _CHUNK = 4096
+_NO_EFFECT = 1e-8  # of the largest variance of an effect: below it is rounding
+_FEW_EFFECTS = 400  # levels of one term, whose eigenvalues take no time
 _NO_VARIANCE = 1e-12  # of the largest eigenvalue: what is below belongs to no direction of a curve
 
 
@@ -136,7 +141,7 @@ class Posterior:
 
 
 class TermTest(NamedTuple):
-    """Wald test of one term: reference df, statistic (an F, or chi-square) and p-value."""
+    """Test of one term: reference df, statistic (an F, or chi-square) and p-value."""
 
     ref_df: float
     statistic: float
@@ -197,6 +202,136 @@ def check_term(coef, covariance, gram, ref_df, residual_df):
         return TermTest(r, float(np.mean(statistics)), float(p_value))
     p_value = np.mean([stats.f.sf(t / r, r, residual_df) for t in statistics])
     return TermTest(r, float(np.mean(statistics)) / r, float(p_value))
+
+
+def check_effects(gram, inverse, penalty, random, block, coef, scale, residual_df):
+    """
+    Test whether the effects of a fully penalised term are zero, that is, have no variance.
+
+    T = b' A^-1 b / scale, with b the effects and A their block of (B'WB + S)^-1: twice what the
+    penalised log-likelihood loses without the term. If the effects are zero, T is a sum of
+    chi-squared variables, weighted by the eigenvalues of A^-1 V / scale, where V is the
+    frequentist covariance of b over repetitions in which the effects of the other fully penalised
+    terms are drawn anew, too. An estimated scale adds an independent chi-square of its degrees of
+    freedom, divided by them, as denominator.
+
+    Parameters
+    ----------
+    gram : ndarray of shape (n_coef, n_coef)
+        B'WB of all coefficients.
+    inverse : ndarray of shape (n_coef, n_coef)
+        (gram + diag(penalty))^-1, or the pseudo-inverse.
+    penalty : ndarray of shape (n_coef,)
+        The penalty's diagonal.
+    random : ndarray of shape (n_coef,), bool
+        Which coefficients belong to fully penalised terms, the block's included.
+    block : slice
+        The effects to test.
+    coef : ndarray of shape (n_coef,)
+        All coefficients.
+    scale : float
+        The scale, or its estimate.
+    residual_df : float or None
+        Degrees of freedom left for the scale; None if it is known.
+
+    Returns
+    -------
+    TermTest
+        `ref_df` is the rank of V; `statistic` is T, or T / ref_df where the scale is estimated.
+
+    Notes
+    -----
+    For more than 400 effects the eigenvalues are not worked out: a multiple of one chi-square,
+    shifted, that has the sum's mean, variance and skewness stands in for it.
+
+    References
+    ----------
+    Wood (2013), "A simple test for random effects in regression models", Biometrika 100(4).
+    Liu, Tang and Zhang (2009), "A new chi-square approximation to the distribution of
+    non-negative definite quadratic forms in non-central normal variables", Computational
+    Statistics & Data Analysis 53(4).
+    """
+    others = random.copy()
+    others[block] = False
+    reach = inverse[block, others]
+    # inverse gram inverse, with S the penalty, and of each other effect (inverse_bj S_j)^2 / S_j
+    variance = inverse[block] @ gram @ inverse[:, block] + (reach * penalty[others]) @ reach.T
+    size = np.sqrt(inverse.diagonal()[block])
+    scaled = inverse[block, block] / np.outer(size, size)
+    scaled += 4 * len(size) * np.finfo(float).eps * np.eye(len(size))  # if it is a pseudo-inverse
+    root = cholesky(scaled, lower=True)
+    effects = solve_triangular(root, coef[block] / size, lower=True)
+    half = solve_triangular(root, variance / np.outer(size, size), lower=True)
+    variance = solve_triangular(root, half.T, lower=True)
+    rank = dpstrf(variance, tol=_NO_EFFECT * variance.diagonal().max())[2]
+    if not rank:
+        return TermTest(0.0, np.nan, np.nan)
+    statistic = float(effects @ effects) / scale
+    if len(variance) <= _FEW_EFFECTS:
+        weights = np.maximum(np.linalg.eigvalsh(variance), 0.0)
+        return _compare(statistic, float(rank), weights, np.ones(len(weights)), 0.0, residual_df)
+    square = variance @ variance
+    traces = variance.trace(), square.trace(), np.sum(square * variance)
+    return _compare(statistic, float(rank), *_match(*traces), residual_df)
+
+
+def check_levels(fit, k, scale, residual_df):
+    """
+    Test whether the effects of a categorical column are zero.
+
+    Parameters
+    ----------
+    fit : Fit
+        The fit, at its end.
+    k : int
+        Position of the column's term.
+    scale, residual_df : float
+        As in `check_effects`.
+
+    Returns
+    -------
+    TermTest
+        As that of `check_effects`. Of the column that the solver treats apart, with more than 400
+        levels, the weights are taken for its edf, level by level.
+    """
+    basis, gram, inverse = fit.basis, fit.normal.gram, fit.solution.inverse
+    coef, penalty, n = fit.solution.coef, basis.penalize(fit.weights), basis.n_dense
+    random = np.zeros(len(coef), dtype=bool)
+    for term, block in zip(basis.terms, basis.blocks, strict=True):
+        random[block] = not term.left_out  # then all of it is penalised
+    block, levels = basis.blocks[k], slice(n, None)
+    if k == basis.last and len(gram.own) > _FEW_EFFECTS:
+        effects, others = coef[levels], gram.cross.T @ coef[levels]
+        taken = np.linalg.lstsq(gram.dense + np.diag(penalty[:n]), others, rcond=None)[0]
+        statistic = (gram.own + penalty[levels]) @ effects**2 - others @ taken
+        weights = np.clip(1 - penalty[levels] * inverse.diagonal()[levels], 0.0, 1.0)
+        traces = (np.sum(weights**power) for power in (1, 2, 3))
+        rank = float(len(effects))
+        return _compare(float(statistic) / scale, rank, *_match(*traces), residual_df)
+    if k == basis.last:
+        gram, inverse = gram.fill(), inverse.fill()
+    else:  # the effects of the column apart are part of the noise
+        shift = gram.cross / (gram.own + penalty[levels])[:, None]
+        gram, inverse = gram.dense - gram.cross.T @ shift, inverse.dense
+        penalty, random, coef = penalty[:n], random[:n], coef[:n]
+    return check_effects(gram, inverse, penalty, random, block, coef, scale, residual_df)
+
+
+def _match(one, two, three):
+    """Return weight, df and shift of a chi-square, from the sums of powers of the weights."""
+    if not three > 0:
+        return np.zeros(1), np.ones(1), one
+    return np.array([three / two]), np.array([two**3 / three**2]), one - two**2 / three
+
+
+def _compare(statistic, rank, weights, df, shift, residual_df):
+    """Return the test of a statistic by a shifted sum of chi-squared variables."""
+    if not weights.max() > 0:
+        return TermTest(0.0, np.nan, np.nan)
+    if residual_df is None:
+        return TermTest(rank, statistic, exceed(statistic - shift, weights, df))
+    weights, df = np.append(weights, -statistic / residual_df), np.append(df, residual_df)
+    return TermTest(rank, statistic / rank, exceed(-shift, weights, df))
 
 
 class Statistics(NamedTuple):

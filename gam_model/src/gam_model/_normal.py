@@ -30,6 +30,10 @@ class Arrowhead(NamedTuple):
         """Return the diagonal, an ndarray of shape (k + m,)."""
         return np.append(self.dense.diagonal(), self.own)
 
+    def fill(self):
+        """Return all of it, an ndarray of shape (k + m, k + m)."""
+        return np.block([[self.dense, self.cross.T], [self.cross, np.diag(self.own)]])
+
     def dot(self, vector):
         """Multiply by an ndarray of shape (k + m,)."""
         k = len(self.dense)
@@ -55,6 +59,10 @@ class Inverse(NamedTuple):
     def diagonal(self):
         """Return the diagonal, an ndarray of shape (k + m,)."""
         return np.append(self.dense.diagonal(), self.own + self._level_variances())
+
+    def fill(self):
+        """Return all of it, an ndarray of shape (k + m, k + m)."""
+        return self.dot(np.eye(len(self.dense) + len(self.own)))
 
     def dot(self, vectors):
         """Multiply by an ndarray of shape (k + m, q)."""

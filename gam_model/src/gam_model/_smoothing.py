@@ -167,8 +167,8 @@ def measure_reml(normal, basis, scale, weights):
     Work out the restricted likelihood of the working model.
 
     -2 l(lambda) = D / scale + log|gram + P| - log|P|+ ,  D = min_b |z - Bb|_W^2 + b'Pb,
-    or with (n_rows - M) log D in place of D / scale if the scale is estimated, by D / (n_rows - M),
-    with M the number of coefficients without a penalty.
+    or with (n_rows - M) log D in place of D / scale if the scale is estimated, which is by
+    D / (n_rows - M), with M the number of coefficients without a penalty.
 
     With few rows and an estimated scale there is a way to fit all of them, noise included, at
     next to no cost. So with less than two rows for each coefficient

@@ -79,7 +79,7 @@ def _quantiles(x, at, weight):
 
 
 def _count(x, weight, ends):
-    """Return the distinct values, those that all but coincide as one, and how often each occurs."""
+    """Return the distinct values, of which some all but coincide, and how often each occurs."""
     values, which = np.unique(np.append(x, ends), return_inverse=True)
     counts = np.ones(len(x)) if weight is None else weight
     counts = np.bincount(which, np.append(counts, [0, 0]))
