@@ -14,12 +14,13 @@ from gam_model._basis import Basis, LevelBasis, SplineBasis
 from gam_model._explanation import ExplanationMixin
 from gam_model._families import FAMILIES, IDENTITY
 from gam_model._features import Features
+from gam_model._findings import warn_of_fit
 from gam_model._glmgam import fit_glmgam
 from gam_model._inference import Posterior, check_levels, check_term, summarize
 from gam_model._rows import SAMPLE, WEIGHTINGS, Block, Rows, scan
 from gam_model._smoothing import Smoothing, estimate_scale, find_shortage
 from gam_model._solver import Start, fit_linear, iterate
-from gam_model._splines import place_knots
+from gam_model._splines import find_values, place_knots
 from gam_model._terms import AdditiveModel, LevelTerm, SmoothTerm
 from gam_model._warp import propose_warp
 
@@ -184,6 +185,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
                 fit = self._stream(
                     basis, blocks, totals, family, link, smoothing, mean, not streamed
                 )
+        warn_of_fit(fit, totals, family, self._names(), self._features.levels, stacklevel=3)
         return self._freeze(fit, totals, family, link)
 
     def _learn(self, chunks, streamed):
@@ -211,12 +213,14 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             if knots is None and not missing:
                 continue
             term = SplineBasis(j, knots, degree, missing)
+            term.values = find_values(x, int(self.df))
             thin = np.append(x[:: 1 + len(x) // (2 * _FEW)], ends)
             warp = propose_warp(np.unique(thin)) if warped else None
             if warp is not None:
                 ends = tuple(warp(np.array(ends)))
                 knots, degree = place_knots(warp(x), self.df, self.degree, counts, ends)
                 other = SplineBasis(j, knots, degree, missing, warp)
+                other.values = term.values
                 if _compare_alone(term, other, totals, family, link) > -_BETTER:
                     term = other
             terms.append(term)

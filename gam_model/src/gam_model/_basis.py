@@ -40,7 +40,11 @@ class SplineBasis:
         Number of functions left out, the first ones.
     slots : int
         Number of functions that may be other than zero in one row.
+    values : ndarray or None
+        The column's distinct values, if it has no more than functions.
     """
+
+    values = None
 
     def __init__(self, feature, knots, degree, missing=False, warp=None):
         self.feature, self.knots, self.degree, self.missing = feature, knots, degree, missing

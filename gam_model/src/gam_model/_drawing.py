@@ -201,10 +201,11 @@ def trace(estimator, k, coverage):
         x = np.arange(float(len(term.levels)))
         if len(x) > _LEVELS:
             x = np.sort(np.argsort(-abs(term(x)), kind="stable")[:_LEVELS]).astype(float)
-    elif len(term.knots) - len(term.coef) == 2:  # of degree 1: constant where it isn't missing
-        x = term.knots[:1]
+    elif estimator._posterior.basis.terms[k].values is not None:  # few: points
+        x = estimator._posterior.basis.terms[k].values
     else:
-        linear = _find_linear(np.unique(term.knots))
+        knots = np.unique(term.knots)
+        linear = _find_linear(knots if term.warp is None else term.warp.invert(knots))
         x = _spread(*term.range, linear)
     points = x if term.missing is None else np.append(x, np.nan)
     estimate = term(points)

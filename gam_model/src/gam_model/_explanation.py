@@ -98,7 +98,7 @@ class ExplanationMixin:
         Parameters
         ----------
         n_points : int, default=100
-            Number of points, evenly spaced, of a smooth term.
+            Number of points, evenly spaced, of a smooth term of many values.
         coverage : float, default=0.95
             Probability of the bands, as an average over the curve.
 
@@ -106,7 +106,8 @@ class ExplanationMixin:
         -------
         dict of str to pandas.DataFrame
             By feature: columns x (values or levels), contribution, lower and upper, on the scale
-            of the link. If cells were missing in training, the last row is theirs: its x is NaN,
+            of the link. A column of few distinct values has a row for each.
+            If cells were missing in training, the last row is theirs: its x is NaN,
             or None among levels.
         """
         import pandas as pd
@@ -118,10 +119,9 @@ class ExplanationMixin:
                 x, shown = np.arange(float(len(term.levels))), list(term.levels)
             else:
                 low, high = term.range
-                flat = not self._posterior.basis.terms[
-                    k
-                ].left_out  # constant where it isn't missing
-                x = np.array([low]) if flat else np.linspace(low, high, n_points)
+                basis = self._posterior.basis.terms[k]
+                few = basis.values is not None
+                x = basis.values if few else np.linspace(low, high, n_points)
                 shown = x.tolist()
             if term.missing is not None:
                 x = np.append(x, np.nan)

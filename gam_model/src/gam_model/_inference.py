@@ -306,7 +306,7 @@ def check_levels(fit, k, scale, residual_df):
         statistic = (gram.own + penalty[levels]) @ effects**2 - others @ taken
         weights = np.clip(1 - penalty[levels] * inverse.diagonal()[levels], 0.0, 1.0)
         traces = (np.sum(weights**power) for power in (1, 2, 3))
-        rank = float(len(effects))
+        rank = len(effects) - 1.0  # what all levels have in common is the intercept's
         return _compare(float(statistic) / scale, rank, *_match(*traces), residual_df)
     if k == basis.last:
         gram, inverse = gram.fill(), inverse.fill()

@@ -125,8 +125,8 @@ class Smoothing(NamedTuple):
         if self.criterion == "gcv" and (basis.owners >= 0).all():
             return choose_by_gcv(normal, basis, bounds, weights)
         # A working model is not worth more than a few steps; it changes with the next ones.
-        n_steps = _STEPS if weights is not None else 100
-        return choose_by_reml(normal, basis, self.scale, bounds, weights, max_iter=n_steps)
+        precision = {} if weights is None else {"tol": 1e-5, "max_iter": _STEPS}
+        return choose_by_reml(normal, basis, self.scale, bounds, weights, **precision)
 
 
 def find_shortage(n_rows, n_coef):
@@ -260,8 +260,9 @@ def choose_by_reml(normal, basis, scale, bounds, weights=None, tol=1e-8, max_ite
     """
     low, high = np.log(bounds)
     unit = start_weights(normal, basis)
+    straight = np.maximum(np.log(_STRAIGHT * unit), high - np.log(_LARGEST / _STRAIGHT))
     # From far up, where all curves are straight, there is no way down to be seen.
-    at = np.log(unit if weights is None else np.minimum(weights, _STRAIGHT * unit))
+    at = np.log(unit) if weights is None else np.minimum(np.log(weights), straight)
     at = at.clip(low, high)
     here = measure_reml(normal, basis, scale, np.exp(at))
     for _ in range(max_iter):
@@ -270,7 +271,7 @@ def choose_by_reml(normal, basis, scale, bounds, weights=None, tol=1e-8, max_ite
             break
         # Terms that are all but straight lines go on to the end: their derivatives vanish as the
         # weights grow, and Newton's steps with them.
-        level = free & (here.gradient < 0) & (here.gradient > -_LEVEL)
+        level = free & (at > straight) & (here.gradient < 0) & (here.gradient > -_LEVEL)
         bent = free & ~level
         step = np.where(level, high - at, 0.0)
         if bent.any():
@@ -283,9 +284,7 @@ def choose_by_reml(normal, basis, scale, bounds, weights=None, tol=1e-8, max_ite
             step /= 4
         else:
             break  # the sums have no more digits to tell
-        gained, at, here = here.value - found.value, there, found
-        if gained <= 1e-12 * abs(here.value):
-            break
+        at, here = there, found
     return np.exp(at)
 
 

@@ -19,10 +19,12 @@ from gam_model._rows import CHUNK
 from gam_model._smoothing import estimate_scale, start_weights
 
 _ENOUGH = 1e-4  # squared standard errors that the fit still moves when smoothing has settled
+_FEW_TURNS = 4
+_STALLED = 3  # steps in turn that lower nothing, after which none will
 _HALVINGS = 40
 _NOISE = 1e-3  # of the restricted likelihood: a change that doesn't count
 _PATIENCE = 10  # steps after which smoothing follows the working weights ever more slowly
-_LAST_TURN = 40  # step after which it no longer does
+_LAST_TURN = 30  # step at which it goes back to where the restricted likelihood was best
 # Separation: what the rows tell of a direction, as a share of what they told at the start, and as
 # the precision of a slope that has standard deviation 1 over the rows.
 _VANISHED = 0.05, 0.04
@@ -259,8 +261,8 @@ def iterate(rows, family, link, smoothing, start, hold=0.0, tol=1e-10, max_iter=
     In each step the smoothing parameters follow the working model, and the coefficients then
     lower the penalised deviance under them; so the deviance never ends above that of the constant.
     Where the two chase one another, and the restricted likelihood gets worse or does not settle,
-    the smoothing parameters follow ever more slowly. Once settled they are kept, and the
-    coefficients brought to the minimum.
+    the smoothing parameters follow ever more slowly, and at last go back to where it was best.
+    Then they are kept, and the coefficients brought to the minimum.
 
     Where the likelihood has no maximum, as with classes that a straight line separates, the
     slopes of all straight lines get a normal prior, in units of the lines' standard deviation over
@@ -310,6 +312,9 @@ def iterate(rows, family, link, smoothing, start, hold=0.0, tol=1e-10, max_iter=
     basis = rows.basis.hold_lines(reference.variances) if hold else rows.basis
     bounds = smoothing.bound(reference, basis, hold)
     follow, previous = (0.0 if smoothing.given and not hold else 1.0), np.inf
+    best, stalled = None, 0
+    # With fewer rows than coefficients, more steps than a few follow rounding alone.
+    last_turn = _LAST_TURN if normal.n_rows > len(coef) else _FEW_TURNS
     if not follow:
         weights = bounds[0]
     for step in range(max_iter):
@@ -322,8 +327,10 @@ def iterate(rows, family, link, smoothing, start, hold=0.0, tol=1e-10, max_iter=
             if weights is not None:
                 wanted = weights * (wanted / weights) ** follow
             weights = wanted
-            if bend <= _ENOUGH * scale or step >= _LAST_TURN:
+            if bend <= _ENOUGH * scale:
                 follow = 0.0
+            elif step >= last_turn:  # between smoothings that are all but as good
+                follow, (_, weights, coef, normal) = 0.0, best
         penalty = basis.penalize(weights)
         before = normal.deviance + penalty @ coef**2
         if not before <= start.deviance * (1 + 1e-10):
@@ -341,7 +348,10 @@ def iterate(rows, family, link, smoothing, start, hold=0.0, tol=1e-10, max_iter=
             trial, found, after = coef, normal, before
         moved = trial - coef
         size = normal.gram.diagonal() + penalty
-        done = not follow and size @ moved**2 <= tol**2 * (size @ trial**2)
+        # The sums may have fewer digits than tol asks for.
+        stalled = stalled + 1 if before - after <= 1e-14 * abs(before) else 0
+        done = size @ moved**2 <= tol**2 * (size @ trial**2) or stalled > _STALLED
+        done = done and not follow
         coef, normal = trial, found
         if done:
             break
@@ -359,5 +369,7 @@ def iterate(rows, family, link, smoothing, start, hold=0.0, tol=1e-10, max_iter=
             merit += after / scale if family.scale else normal.n_rows * np.log(after)
             follow *= 0.5 if merit > previous + _NOISE * abs(previous) else 2.0
             follow, previous = min(follow, 1.0, _PATIENCE / (step + 1)), merit
+            if best is None or merit < best[0]:
+                best = merit, weights, coef, normal
     solution = solve(normal, basis.penalize(weights))._replace(coef=coef)
-    return Fit(normal, basis, weights, solution, reference, step < max_iter - 1)
+    return Fit(normal, basis, weights, solution, reference, done)

@@ -64,6 +64,28 @@ def place_knots(x, df, degree, weight=None, ends=None):
     return np.concatenate([[low] * (degree + 1), inner, [high] * (degree + 1)]), degree
 
 
+def find_values(x, most):
+    """
+    Return the distinct values of a column, if there are few.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_samples,)
+        The column.
+    most : int
+        Number of values that are few.
+
+    Returns
+    -------
+    ndarray of shape (n_values,) or None
+        In ascending order; None if there are more.
+    """
+    if np.unique(x[: 100 * most]).size > most:  # sorting all takes far longer
+        return None
+    values = np.unique(x)
+    return values if len(values) <= most else None
+
+
 def _quantiles(x, at, weight):
     if weight is None:
         return np.percentile(x, 100 * at)
