@@ -11,6 +11,7 @@ import numpy as np
 
 from gam_model._inference import normal_quantile
 from gam_model._terms import LevelTerm
+from gam_model.dates import from_days
 
 # Okabe and Ito's, which the colour-blind tell apart too.
 BLUE, ORANGE = "#0072b2", "#d55e00"
@@ -204,7 +205,7 @@ def trace(estimator, k, coverage):
     elif len(term.knots) - len(term.coef) == 2:  # of degree 1: constant where it isn't missing
         x = term.knots[:1]
     else:
-        linear = _find_linear(np.unique(term.knots))
+        linear = np.inf if term.unit else _find_linear(np.unique(term.knots))
         x = _spread(*term.range, linear)
     points = x if term.missing is None else np.append(x, np.nan)
     estimate = term(points)
@@ -373,6 +374,8 @@ def _scale_axis(axes, panel):
         ticks = [panel.linear / 2, panel.linear, *beyond]
         ticks = np.array([*(-tick for tick in ticks[::-1]), 0.0, *ticks])
         axes.set_xlabel(f"logarithmic beyond {number(panel.linear)}", fontsize=8, color=GREY)
+    if panel.term.unit == "duration":
+        axes.set_xlabel("days", fontsize=8, color=GREY)
     to_axis = axes.xaxis.get_transform()
     start, end = to_axis.transform([low, high])
     span = end - start
@@ -382,15 +385,37 @@ def _scale_axis(axes, panel):
     axes.set_xlim(left, right)
     if len(panel.x) == 1:
         ticks = panel.x
+    elif panel.term.unit == "date":
+        ticks = _place_dates(low, high)
     elif panel.linear == np.inf:
         axes.locator_params(axis="x", nbins=6)
         ticks = axes.get_xticks()
     ticks = ticks[(ticks >= left) & (ticks <= (high if panel.hole.size else right))]
-    texts = [_shorten(tick) for tick in ticks.tolist()]
+    if panel.term.unit == "date":
+        texts = _write_dates(ticks)
+    else:
+        texts = [_shorten(tick) for tick in ticks.tolist()]
     # Far from 0 the ticks may differ in digits that are cut off; matplotlib knows what to do.
     axes.set_xticks(ticks, texts if len(set(texts)) == len(texts) else None)
     axes.minorticks_off()
     return where
+
+
+def _place_dates(low, high):
+    """Return ticks at the beginnings of years, months, days or hours, as days."""
+    ends = from_days([low, high], "date").tolist()
+    dates = load("matplotlib.dates")
+    ticks = dates.AutoDateLocator(minticks=3, maxticks=6).tick_values(*ends)
+    return np.asarray(ticks) - dates.date2num(np.datetime64(0, "D"))  # the epoch may be set
+
+
+def _write_dates(ticks):
+    """Write dates as short as tells them apart; the first one in full."""
+    dates = load("matplotlib.dates")
+    formatter = dates.ConciseDateFormatter(dates.AutoDateLocator(), tz="UTC")
+    texts = formatter.format_ticks(ticks + dates.date2num(np.datetime64(0, "D")))
+    offset = formatter.get_offset()
+    return [f"{texts[0]}\n{offset}", *texts[1:]] if offset and texts else texts
 
 
 def _shorten(tick):
