@@ -264,6 +264,23 @@ class TestWords:
         assert " to ".join(write_iso(end, "date") for end in term.range) in page
         assert ">2022<" in page
 
+    @pytest.mark.parametrize("seconds", np.geomspace(1, 2e11, 60).round())
+    def test_any_range_has_some_ticks(self, seconds):
+        x = np.datetime64("2021-03-04T05:06:07") + np.arange(40) * np.timedelta64(
+            int(seconds), "s"
+        )
+        gam = GAMRegressor().fit(pd.DataFrame({"t": x}), np.sin(np.arange(40) / 9))
+        axes = plot_terms(gam).axes[0]
+        texts = [text.get_text() for text in axes.get_xticklabels()]
+        assert 2 <= len(texts) <= 9
+        assert len(set(texts)) == len(texts)
+
+    def test_a_date_that_stands_for_never(self):
+        x = [*np.arange("2021-01-01", "2021-02-09", dtype="M8[D]"), np.datetime64("9999-12-31")]
+        gam = GAMRegressor().fit(pd.DataFrame({"t": np.array(x, "M8[s]")}), np.arange(40.0))
+        texts = [text.get_text() for text in plot_terms(gam).axes[0].get_xticklabels()]
+        assert {"4000", "8000"} <= set(texts)
+
     def test_the_seconds_of_a_day(self):
         """Ticks need not be days."""
         X = pd.DataFrame({"t": pd.date_range("2024-05-01", "2024-05-02", 50)})

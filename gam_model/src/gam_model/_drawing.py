@@ -20,6 +20,7 @@ TITLE = {"fontsize": 9, "fontweight": "bold", "parse_math": False}
 _LEVELS = 60  # of one feature, as many as can be read
 _FAR = 20  # times the distance of three quarters: there an axis is logarithmic
 _REACH = 8  # times the mean contribution: a curve that goes beyond has its own scale
+_FIRST, _LAST = -719_162, 2_932_897  # days of Python's dates, which matplotlib draws
 _RUG = 200  # rows: more are drawn as a histogram
 _SCALES = {
     "identity": "prediction",
@@ -374,8 +375,10 @@ def _scale_axis(axes, panel):
         ticks = [panel.linear / 2, panel.linear, *beyond]
         ticks = np.array([*(-tick for tick in ticks[::-1]), 0.0, *ticks])
         axes.set_xlabel(f"logarithmic beyond {number(panel.linear)}", fontsize=8, color=GREY)
-    if panel.term.unit == "duration":
-        axes.set_xlabel("days", fontsize=8, color=GREY)
+    dated = panel.term.unit == "date" and low >= _FIRST and high < _LAST
+    if panel.term.unit and not dated:
+        since = " since 1970" if panel.term.unit == "date" else ""
+        axes.set_xlabel(f"days{since}", fontsize=8, color=GREY)
     to_axis = axes.xaxis.get_transform()
     start, end = to_axis.transform([low, high])
     span = end - start
@@ -385,16 +388,13 @@ def _scale_axis(axes, panel):
     axes.set_xlim(left, right)
     if len(panel.x) == 1:
         ticks = panel.x
-    elif panel.term.unit == "date":
+    elif dated:
         ticks = _place_dates(low, high)
     elif panel.linear == np.inf:
         axes.locator_params(axis="x", nbins=6)
         ticks = axes.get_xticks()
     ticks = ticks[(ticks >= left) & (ticks <= (high if panel.hole.size else right))]
-    if panel.term.unit == "date":
-        texts = _write_dates(ticks)
-    else:
-        texts = [_shorten(tick) for tick in ticks.tolist()]
+    texts = _write_dates(ticks) if dated else [_shorten(tick) for tick in ticks.tolist()]
     # Far from 0 the ticks may differ in digits that are cut off; matplotlib knows what to do.
     axes.set_xticks(ticks, texts if len(set(texts)) == len(texts) else None)
     axes.minorticks_off()
@@ -405,17 +405,17 @@ def _place_dates(low, high):
     """Return ticks at the beginnings of years, months, days or hours, as days."""
     ends = from_days([low, high], "date").tolist()
     dates = load("matplotlib.dates")
-    ticks = dates.AutoDateLocator(minticks=3, maxticks=6).tick_values(*ends)
+    ticks = dates.AutoDateLocator(minticks=3, maxticks=8).tick_values(*ends)
     return np.asarray(ticks) - dates.date2num(np.datetime64(0, "D"))  # the epoch may be set
 
 
 def _write_dates(ticks):
-    """Write dates as short as tells them apart; the first one in full."""
+    """Write dates as short as tells them apart, and below the last one what it leaves out."""
     dates = load("matplotlib.dates")
     formatter = dates.ConciseDateFormatter(dates.AutoDateLocator(), tz="UTC")
     texts = formatter.format_ticks(ticks + dates.date2num(np.datetime64(0, "D")))
     offset = formatter.get_offset()
-    return [f"{texts[0]}\n{offset}", *texts[1:]] if offset and texts else texts
+    return [*texts[:-1], f"{texts[-1]}\n{offset}"] if offset and texts else texts
 
 
 def _shorten(tick):

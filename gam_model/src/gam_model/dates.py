@@ -3,6 +3,7 @@
 The number of an instant is the same whatever type, unit or time zone it came in.
 """
 
+import contextlib
 import re
 from datetime import date
 
@@ -165,6 +166,34 @@ def read_iso(text, unit):
         return (_read_date if unit == "date" else _read_duration)(found)
     except ValueError:  # a 30 February, too
         raise ValueError(f"is not {_EXAMPLES[unit]}") from None
+
+
+def recognize(texts):
+    """
+    Make dates or durations of a column of text, if all of it is that.
+
+    Parameters
+    ----------
+    texts : sequence of (str or None)
+        Cells; None where one is missing.
+
+    Returns
+    -------
+    ndarray of datetime64[us] or timedelta64[us], or None
+        NaT where a cell is missing; None if a cell is neither, or all are missing.
+
+    Examples
+    --------
+    >>> recognize(["2024-05-01", None]).astype("datetime64[D]")
+    array(['2024-05-01',        'NaT'], dtype='datetime64[D]')
+    >>> recognize(["2024-05-01", "soon"])
+    """
+    if any(text is not None for text in texts):
+        for unit in UNITS:
+            with contextlib.suppress(ValueError):
+                days = [np.nan if text is None else read_iso(text, unit) for text in texts]
+                return from_days(days, unit)
+    return None
 
 
 def _read_date(found):
