@@ -168,6 +168,7 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
         family=arguments.family,
         link=arguments.link,
         criterion=arguments.criterion,
+        verbose=1,
     )
     try:
         if isinstance(rows.chunks, list):  # in memory, and so read once

@@ -195,7 +195,7 @@ class TestAnotherKind:
         with pytest.raises(ValueError, match="column 'x': holds dates where fit saw numbers"):
             gam.predict(X.assign(x=pd.Timestamp("2024-01-01")))
         with pytest.raises(ValueError, match="'x0': holds dates where fit saw numbers"):
-            GAMRegressor().fit([[1.0], [2.0]], [1, 2]).predict(np.array([["2024"]], "M8[D]"))
+            GAMRegressor().fit(X[["x"]].to_numpy(), X["x"]).predict(np.array([["2024"]], "M8[D]"))
 
     def test_text_for_a_date(self, fitted):
         X = pd.DataFrame({"when": ["2022-05-01T12:00:00+02:00", None], "job": ["a", "b"]})

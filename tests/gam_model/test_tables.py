@@ -244,7 +244,7 @@ class TestChunksThatDisagree:
         whole = GAMRegressor().fit(*(pd.concat(part) if k == 0 else np.concatenate(part)
             for k, part in enumerate(zip(*in_chunks(*texts), strict=True))))  # fmt: skip
         for X, text in zip(order, texts, strict=True):
-            assert_allclose(gam.predict(X), whole.predict(text), rtol=1e-9)
+            assert_allclose(gam.predict(X), whole.predict(text), atol=1e-7)
 
     def test_a_neighbour_is_left_alone(self):
         """The fault of old: code -1 went into the columns of the term before."""
@@ -322,7 +322,7 @@ class TestChunksThatDisagree:
         assert gam.terms_.missing == ["code", "x", "d"]
         whole = pd.concat([X.astype(object).where(X.notna(), None) for X, _ in chunks])
         whole = GAMRegressor().fit(whole, np.concatenate([y for _, y in chunks]))
-        assert_allclose(gam.predict(full), whole.predict(full), rtol=1e-9)
+        assert_allclose(gam.predict(full), whole.predict(full), atol=1e-7)
 
     def test_a_column_that_is_missing_in_all_chunks(self):
         chunks = in_chunks(*(self.A.assign(n=hole) for hole in (None, np.nan)))

@@ -22,6 +22,7 @@ from gam_model._families import FAMILIES, IDENTITY
 from gam_model._features import Features
 from gam_model._glmgam import fit_glmgam
 from gam_model._inference import Posterior, check_levels, check_term, summarize
+from gam_model._progress import Progress, report
 from gam_model._rows import SAMPLE, WEIGHTINGS, Block, Rows, scan
 from gam_model._smoothing import Smoothing, estimate_scale, find_shortage
 from gam_model._solver import Start, fit_linear, iterate
@@ -43,7 +44,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
     Base of the estimators, which add their parameters, `fit` and `predict`.
 
     The parameters df, alpha, degree, extrapolate, criterion, categorical_features, solver,
-    weighting and warp are as in `GAMRegressor`.
+    weighting, warp and verbose are as in `GAMRegressor`.
     """
 
     def __sklearn_tags__(self):
@@ -161,6 +162,10 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
     def _fit(self, chunks, streamed=False):
         """Fit chunks, tuples (X, y, sample_weight, offset), of which there is one or a stream."""
         self._check_parameters()
+        with Progress(type(self).__name__, self.verbose):
+            return self._fit_rows(chunks, streamed)
+
+    def _fit_rows(self, chunks, streamed):
         family, link = self._find_family()
         self._features = Features(self.categorical_features)
         self._learn(chunks, streamed)
@@ -207,6 +212,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             for number, (X, y, *weight) in enumerate(chunks, 1):
                 if streamed and not _num_samples(X):
                     continue
+                report(chunk=number)
                 weight = weight[0] if weight else None
                 more = self._features.learn(X, weight, number if streamed else None)
                 more = self._learn_response(y) or more
@@ -389,6 +395,8 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             value = getattr(self, name)
             if not isinstance(value, (str, type(None))) or value not in choices:
                 raise ValueError(f"{name} must be one of {choices}, got {name}={value!r}")
+        if not isinstance(self.verbose, (Integral, np.bool_)) or self.verbose < 0:
+            raise ValueError(f"verbose must be 0 or a positive integer, got {self.verbose!r}")
         self._check_alpha(None)
 
     def _check_alpha(self, n_features):
@@ -425,6 +433,7 @@ class _Blocks:
     def __iter__(self):
         for number, chunk in enumerate(self._chunks, 1):
             if _num_samples(chunk[0]):
+                report(chunk=number)
                 yield self._estimator._read(chunk, self._fresh, number)
                 self._fresh = False
 

@@ -193,7 +193,7 @@ class Features:
                 "a column as it is, cast it to a categorical type or name it in "
                 "categorical_features",
                 UserWarning,
-                stacklevel=6,
+                stacklevel=7,
             )
 
     def _find(self, columns):
