@@ -324,6 +324,13 @@ class TestChunksThatDisagree:
         whole = GAMRegressor().fit(whole, np.concatenate([y for _, y in chunks]))
         assert_allclose(gam.predict(full), whole.predict(full), atol=1e-7)
 
+    def test_a_category_that_is_missing_at_first_is_one(self):
+        empty = pd.DataFrame({"code": pd.Categorical([None] * 5, categories=["a"])})
+        for full, levels in ((self.A, (1, 2, 3)), (self.B, ("1", "3", "b"))):
+            gam = GAMRegressor().fit_chunks(in_chunks(empty, full[["code"]]))
+            assert gam.terms_.levels == {"code": levels}
+        assert GAMRegressor().fit(empty, np.arange(5.0)).terms_.unused == ["code"]
+
     def test_a_column_that_is_missing_in_all_chunks(self):
         chunks = in_chunks(*(self.A.assign(n=hole) for hole in (None, np.nan)))
         gam = GAMRegressor().fit_chunks(chunks)

@@ -35,9 +35,9 @@ class Column:
     def kind(self):
         """Return what it holds, one of `KINDS`."""
         kind = getattr(self._cells.dtype, "kind", None)
-        if self._type.startswith(("category", "dictionary", "Categorical", "Enum")):
-            return "category"
-        if kind is None:
+        if self.is_declared():
+            known = "category"
+        elif kind is None:
             known = self._polars_kind()
         elif kind in "mM":
             known = "date" if kind == "M" else "duration"
@@ -49,6 +49,10 @@ class Column:
         if len(kinds) > 1:
             return "text" if "text" in kinds else "other"
         return kinds.pop() if kinds else "nothing"
+
+    def is_declared(self):
+        """Return whether its type says that it is a category."""
+        return self._type.startswith(("category", "dictionary", "Categorical", "Enum"))
 
     def _is_text(self):
         return self._type in ("str", "string") or self._cells.dtype.kind in "SU"

@@ -98,7 +98,7 @@ class Features:
             if kind == "other" and names and j not in (named or []):
                 raise ValueError(self._refuse(j, column))
             self._kinds[j].setdefault(kind, chunk)
-            if j in named if named is not None else kind == "category":
+            if j in named if named is not None else column.is_declared():
                 self._declared.add(j)
             if j in self._declared or (named is None and names and kind == "text"):
                 self._collect(j, column, counts)
