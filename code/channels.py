@@ -4,6 +4,7 @@ CSV, Parquet and npy are told apart by their ending. Files lie below one another
 their names; a column that is text in any of them is text in all.
 """
 
+import datetime
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -15,7 +16,6 @@ from payload import read_npy_header
 from table import PayloadError, Table, as_text, read_number, shorten
 
 ROWS = 100_000  # of a chunk: 8 MB with ten columns of numbers
-MOST_LEVELS = 10_000  # of a column of text; with more it is no category, and fills the memory
 
 
 class JobError(Exception):
@@ -143,8 +143,6 @@ class Chunks:
         As in `Table`.
     n_samples : int
         Number of rows.
-    levels : list of (list of str, or None)
-        For each column its texts, sorted; None for a column of numbers.
     """
 
     def __init__(self, channel: Channel, rows: int = ROWS, progress: bool = False):
@@ -167,25 +165,14 @@ class Chunks:
                 progress.show(done)
 
     def _scan(self) -> bool:
-        n_samples, found, levels, even = 0, None, {}, True
+        n_samples, found, even = 0, None, True
         for table in self:
             self.names = table.names
             n_samples += len(table.values)
             text = _find_text([table])
             even &= found in (None, text)
             found = sorted({*(found or ()), *text})
-            for j in text:
-                seen = levels.setdefault(j, set())
-                seen.update(table.values[:, j])
-                if len(seen) > MOST_LEVELS:
-                    column = repr(table.names[j]) if table.names else j + 1
-                    raise JobError(
-                        f"column {column} has more than {MOST_LEVELS:,} different texts; drop it, "
-                        "or group them"
-                    )
         self.n_samples, self._text = n_samples, found
-        width = table.values.shape[1]
-        self.levels = [sorted(levels[j] - {None}) if j in levels else None for j in range(width)]
         return even
 
 
@@ -311,10 +298,18 @@ def _read_arrow(name: str, column) -> np.ndarray | list[str | None]:
         column = column.dictionary_decode()
     if str(column.type) in ("string", "large_string", "string_view"):
         return column.to_pylist()
+    if pyarrow.types.is_timestamp(column.type) or pyarrow.types.is_date(column.type):
+        return column.cast(pyarrow.string()).to_pylist()  # as a CSV file has them
+    if pyarrow.types.is_duration(column.type):
+        return [None if cell is None else _write_iso(cell) for cell in column.to_pylist()]
     try:
         return column.cast(pyarrow.float64(), safe=False).to_numpy(zero_copy_only=False)
     except pyarrow.ArrowException:
         raise PayloadError(f"column {name!r} is {column.type}, not numbers or text") from None
+
+
+def _write_iso(span: datetime.timedelta) -> str:
+    return f"P{span.days}DT{span.seconds}.{span.microseconds:06d}S"
 
 
 _READERS: dict[str, Callable[[Path, int, Collection[int]], Iterator[Table]]] = {

@@ -8,9 +8,10 @@ under this project's server and under AWS's.
 """
 
 import argparse
+import functools
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,10 +22,13 @@ import answers
 import payload
 from answers import Answer, Explanation
 from gam_model import AdditiveModel
+from gam_model.dates import read_iso, recognize
 from job import Job, JobError, run, split_target
 from table import PayloadError, Table
 
 if TYPE_CHECKING:
+    import pandas
+
     from gam_model import GAMRegressor  # which imports scikit-learn; serving needs none
 
 LIBRARIES = ("gam-model", "joblib", "numpy", "scikit-learn", "scipy", "statsmodels")
@@ -65,7 +69,15 @@ def predict_fn(table: Table, model: AdditiveModel) -> Answer:
 
 def read(table: Table, model: AdditiveModel) -> np.ndarray:
     """Return the rows as the model reads them; a category that it doesn't know counts as base."""
-    return table.matrix(model.features, model.levels, missing=model.missing, unknown="keep")
+    dates = {name: functools.partial(read_iso, unit=unit) for name, unit in model.units.items()}
+    return table.matrix(
+        model.features,
+        model.levels,
+        missing=model.missing,
+        unknown="keep",
+        dates=dates,
+        unused=model.unused,
+    )
 
 
 def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
@@ -86,6 +98,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--link")
     parser.add_argument("--criterion", default="reml")
     parser.add_argument("--target", default="-1", help="name or index of the target's column")
+    parser.add_argument(
+        "--categorical",
+        type=lambda names: [name.strip() for name in names.split(",")],
+        default=[],
+        help="names, by commas, of columns that are categories whatever they hold",
+    )
     parser.add_argument("--train-file", help="one file of the channel train; else all of them")
     parser.add_argument("--test-file", help="one file of the channel test; else all of them")
     parser.add_argument(
@@ -110,15 +128,17 @@ class Rows:
         Read anew at each pass, or the one table that lies in memory.
     target : str
         Name or index of the target's column.
+    categorical : collection of str
+        Columns that are categories whatever they hold.
     """
 
-    def __init__(self, chunks: Iterable[Table], target: str):
-        self.chunks, self.target = chunks, target
+    def __init__(self, chunks: Iterable[Table], target: str, categorical: Collection[str] = ()):
+        self.chunks, self.target, self.categorical = chunks, target, categorical
 
     def __iter__(self) -> Iterator[tuple]:
         """Yield (DataFrame of the features, ndarray of the target) of each chunk."""
         for X, y in self.tables():
-            yield X.frame(), y
+            yield X.frame(self.categorical, recognize), y
 
     def tables(self) -> Iterator[tuple[Table, np.ndarray]]:
         """Yield (Table of the features, ndarray of the target) of each chunk."""
@@ -131,7 +151,7 @@ def open_rows(job: Job, channel: str, file: str | None, arguments: argparse.Name
         chunks = job.chunks(channel, file, missing=True, text=True, progress=True)
     else:
         chunks = [job.read(channel, file, missing=True, text=True)]
-    return Rows(chunks, arguments.target)
+    return Rows(chunks, arguments.target, arguments.categorical)
 
 
 def train(job: Job, arguments: argparse.Namespace) -> None:
@@ -148,11 +168,13 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
         family=arguments.family,
         link=arguments.link,
         criterion=arguments.criterion,
+        verbose=1,
     )
     try:
         if isinstance(rows.chunks, list):  # in memory, and so read once
-            check_df(arguments.df, next(rows.tables())[0])
-            regressor.fit(*next(iter(rows)))
+            X, y = next(iter(rows))
+            check_df(arguments.df, X)
+            regressor.fit(X, y)
         else:
             regressor.fit_chunks(rows)
     except ValueError as error:
@@ -179,10 +201,9 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
         write_report(job.data_dir / "report.html", regressor, metrics=metrics, X=X, y=y)
 
 
-def check_df(df: int, X: Table) -> None:
-    """Refuse more B-splines than any column of numbers can support."""
-    columns = [x for x, text in zip(X.values.T, X.text(), strict=True) if not text]
-    distinct = [len(np.unique(column.astype(float))) for column in columns]
+def check_df(df: int, X: "pandas.DataFrame") -> None:
+    """Refuse more B-splines than any column of numbers or dates can support."""
+    distinct = X.select_dtypes(exclude=["object", "category"]).nunique().tolist()
     if distinct and df > max(distinct):
         raise JobError(
             f"df={df} is too large for the data: no feature has more than {max(distinct)} "
@@ -217,7 +238,9 @@ def describe(regressor: "GAMRegressor", metrics: dict[str, float]) -> dict:
         if term.name in regressor.terms_.levels:
             features[term.name]["levels"] = list(term.levels)
         else:
-            features[term.name]["min"], features[term.name]["max"] = term.range
+            ends = map(term.show, term.range) if term.unit else term.range
+            features[term.name] |= dict(zip(("min", "max"), ends, strict=True))
+            features[term.name] |= {"unit": term.unit} if term.unit else {}
         features[term.name]["missing"] = term.missing is not None
     return {
         "hyperparameters": regressor.get_params(),

@@ -7,7 +7,7 @@ named. What a client got wrong is a `PayloadError`, whose `status` the server se
 
 import functools
 import reprlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -162,6 +162,8 @@ class Table:
         levels: Mapping[str, Sequence[str | float]] | None = None,
         missing: Collection[str] | bool = (),
         unknown: str = "refuse",
+        dates: Mapping[str, Callable[[str], float]] | None = None,
+        unused: Collection[str] = (),
     ) -> np.ndarray:
         """Return the columns in the model's order, as numbers.
 
@@ -176,6 +178,11 @@ class Table:
             The features that may be missing, NaN in the result; True for all of them.
         unknown : {"refuse", "keep"}
             What to do about a category that is no level: raise, or give it the code -1.
+        dates : mapping of str to callable, optional
+            The features that are dates or durations, each with what makes a number of a cell's
+            text, or raises ValueError with what is wrong: "is not a date".
+        unused : collection of str
+            The features of which nothing is read, 0 in the result.
 
         Returns
         -------
@@ -185,15 +192,20 @@ class Table:
         ------
         PayloadError
             If the columns or the number of rows do not fit the model, or a cell is text where a
-            number is needed, infinite, no known category, or missing where it may not be.
+            number is needed, infinite, no known category, no date where one is needed, or missing
+            where it may not be.
         """
         values, lines = self._arrange(features)
-        if levels or values.dtype.hasobject:
+        if levels or dates or unused or values.dtype.hasobject:
             chosen = Table(values, tuple(features), lines=lines)
-            numbers = np.empty(values.shape)
+            numbers = np.zeros(values.shape)
             for j, name in enumerate(features):
+                if name in unused:
+                    continue
                 if levels and name in levels:
                     numbers[:, j] = chosen._codes(j, tuple(levels[name]), unknown)
+                elif dates and name in dates:
+                    numbers[:, j] = chosen._dates(j, dates[name])
                 else:
                     numbers[:, j] = chosen._numbers(j)
             values = numbers
@@ -208,6 +220,7 @@ class Table:
             name = features[column]
             cell = "missing" if np.isnan(values[row, column]) else "infinite"
             wanted = "one of its categories" if levels and name in levels else "a finite number"
+            wanted = "text in ISO 8601" if dates and name in dates else wanted
             raise PayloadError(f"row {row}, {name!r} is {cell}; send {wanted}")
         return values
 
@@ -220,6 +233,19 @@ class Table:
             row = next((row for row in texts if read_number(cells[row]) is None), texts[0])
             raise PayloadError(f"{self.place(row, column)}: {shorten(cells[row])} is not a number")
         return cells.astype(np.float64)  # None becomes NaN
+
+    def _dates(self, column: int, read: Callable[[str], float]) -> list[float]:
+        days = []
+        for row, cell in enumerate(self.values[:, column].tolist()):
+            if cell is None or cell != cell or (isinstance(cell, str) and is_missing(cell)):
+                days.append(np.nan)
+                continue
+            try:
+                days.append(read(cell if isinstance(cell, str) else format(cell, ".15g")))
+            except ValueError as error:
+                shown = shorten(cell) if isinstance(cell, str) else format(cell, "g")
+                raise PayloadError(f"{self.place(row, column)}: {shown} {error}") from None
+        return days
 
     def _codes(self, column: int, levels: tuple[str | float, ...], unknown: str) -> np.ndarray:
         code_of = _code_of(levels)
@@ -242,29 +268,53 @@ class Table:
             codes[row] = code
         return codes
 
-    def frame(self):
+    def frame(
+        self,
+        categories: Collection[str] = (),
+        recognize: Callable[[list[str | None]], np.ndarray | None] | None = None,
+    ):
         """Return the table as pandas sees it.
+
+        Parameters
+        ----------
+        categories : collection of str
+            Columns that are categories, whatever they hold.
+        recognize : callable, optional
+            Makes dates or durations of a column of text, None where a cell is missing; or returns
+            None if they are neither.
 
         Returns
         -------
         pandas.DataFrame
-            Float64 columns and categorical ones, the categories of which are sorted; named
-            x0, x1, ... where the table has no names.
+            Columns of float64, of text, of categories and of dates; named x0, x1, ... where the
+            table has no names.
+
+        Raises
+        ------
+        PayloadError
+            If one of `categories` is not there.
         """
         import pandas  # serving needs none
 
         table = self.headed()
-        names = table.names or [f"x{j}" for j in range(table.values.shape[1])]
-        if not table.values.dtype.hasobject:
-            return pandas.DataFrame(table.values, columns=list(names))
+        names = table.names or tuple(f"x{j}" for j in range(table.values.shape[1]))
+        for name in categories:
+            if name not in names:
+                raise PayloadError(
+                    f"there is no column {shorten(name)} to be a category; there are "
+                    + ", ".join(map(repr, names))
+                )
         columns = {}
         for name, cells, text in zip(names, table.values.T, table.text(), strict=True):
-            if text:
-                known = sorted({cell for cell in cells if cell is not None})
-                columns[name] = pandas.Categorical(cells, categories=known)
-            else:
-                columns[name] = cells.astype(np.float64)
-        return pandas.DataFrame(columns)
+            dates = None
+            if text and recognize and name not in categories:
+                there = [None if cell is None or is_missing(cell) else cell for cell in cells]
+                dates = recognize(there)
+            if dates is None:
+                dates = pandas.Series(cells, dtype=object if text else np.float64)
+            columns[name] = dates
+        frame = pandas.DataFrame(columns)
+        return frame.astype(dict.fromkeys(categories, "category"))
 
 
 def shorten(value: object) -> str:

@@ -167,7 +167,7 @@ def test_names_what_is_wrong_with_an_array(a_job, channel, array, message):
     ("frame", "message"),
     [
         (FRAME.assign(b=["u", "v", "w"]), "column 'b' is"),
-        (FRAME.assign(b=pd.Timestamp("2020-01-01")), "column 'b' is timestamp"),
+        (FRAME.assign(b=pd.Timestamp("2020-01-01")), "column 'b' is text, not numbers"),
         (FRAME.assign(b=[1.0, None, 2.0]), "row 2, column 'b' is missing"),
         (FRAME[["a"]], "has one column only"),
         (FRAME[:0], "has no rows"),

@@ -317,6 +317,78 @@ def test_categories_and_holes_need_no_preparation(run, tmp_path, form):
         assert answer.prediction[0] - answer.prediction[2] > 1
 
 
+def contracts(n_rows=400) -> pd.DataFrame:
+    """What real tables have: an id, dates with and without a time, and a free text."""
+    rng = np.random.default_rng(0)
+    since = pd.Timestamp("2020-01-01") + pd.to_timedelta(rng.integers(0, 1000, n_rows), unit="D")
+    frame = pd.DataFrame(
+        {
+            "id": [f"c{k:05d}" for k in range(n_rows)],
+            "since": since,
+            "seen": since.tz_localize("UTC") + pd.to_timedelta(rng.integers(1, 9**6, n_rows), "s"),
+            "note": [f"pays the rent of {k}" for k in range(n_rows)],
+        }
+    )
+    frame["pay"] = np.sin((since - since[0]).days / 150) + rng.normal(scale=0.05, size=n_rows)
+    frame.loc[::10, "since"] = None
+    return frame
+
+
+@pytest.mark.parametrize("limit", ["1000", "0"])
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_dates_are_read_and_ids_left_out(run, tmp_path, monkeypatch, form, limit):
+    monkeypatch.setattr("job.ROWS", 70)
+    frame = contracts()
+    files = (
+        {"train/t.csv": frame.to_csv(index=False)} if form == "csv" else {"train/t.parquet": frame}
+    )
+    with pytest.warns(UserWarning, match=r"left out: 'id' \(identifiers\), 'note' \(free text\)"):
+        code, _, log = run(files, "--target", "pay", "--stream-above", limit)
+    assert code == 0, log
+    assert float(re.search(r"r2_train=(.*?);", log)[1]) > 0.9
+    model = model_logic.model_fn(str(tmp_path / "model"))
+    assert model.units == {"since": "date", "seen": "date"}
+    assert model.unused == ["id", "note"]
+    described = json.loads((tmp_path / "model" / "model.json").read_text())["features"]
+    low, high = frame["since"].min(), frame["since"].max()
+    assert described[1] == {
+        "name": "since",
+        "min": f"{low:%Y-%m-%d}",
+        "max": f"{high:%Y-%m-%d}",
+        "unit": "date",
+        "missing": True,
+    }
+    estimator = joblib.load(tmp_path / "model" / "model.joblib")
+    X = frame.drop(columns="pay")[:30]
+    lines = X.to_csv(index=False)
+    records = json.loads(X.to_json(orient="records", date_format="iso"))
+    for record in records:
+        record["id"] = None
+    for body, media in ((lines, "text/csv"), (json.dumps(records), JSON)):
+        answer = model_logic.predict_fn(model_logic.input_fn(body, media), model)
+        np.testing.assert_array_equal(answer.prediction, estimator.predict(X))
+        assert not answer.explain().values["id"].any()
+    records[3]["since"] = "last May"
+    with pytest.raises(PayloadError, match="row 3, 'since': 'last May' is not a date in ISO 8601"):
+        model_logic.predict_fn(model_logic.input_fn(json.dumps(records), JSON), model)
+
+
+@pytest.mark.parametrize("limit", ["1000", "0"])
+def test_a_column_is_a_category_by_choice(run, tmp_path, monkeypatch, limit):
+    monkeypatch.setattr("job.ROWS", 70)
+    frame = contracts().assign(rooms=np.arange(400) % 3)
+    files = {"train/t.csv": frame.drop(columns=["note", "seen"]).to_csv(index=False)}
+    how = ["--target", "pay", "--categorical", "id, rooms", "--stream-above", limit]
+    code, _, log = run(files, *how)
+    assert code == 0, log
+    model = model_logic.model_fn(str(tmp_path / "model"))
+    assert len(model.levels["id"]) == 400
+    assert model.levels["rooms"] == (0, 1, 2)
+    code, failure, _ = run(files, "--target", "pay", "--categorical", "zip")
+    assert code == 1
+    assert "there is no column 'zip' to be a category" in failure
+
+
 def test_a_large_channel_is_streamed_to_the_same_model(run, tmp_path, monkeypatch):
     monkeypatch.setattr("job.ROWS", 70)
     monkeypatch.setattr("channels.Progress.__init__.__defaults__", (0.0,))

@@ -1,7 +1,10 @@
 """scikit-learn's manners, and data on which a plain GLMGam breaks."""
 
 import contextlib
+import pickle
 import re
+import threading
+import time
 
 import numpy as np
 import pandas as pd
@@ -62,6 +65,12 @@ class TestParameters:
         with pytest.raises(ValueError, match=exactly(message)):
             GAMRegressor(extrapolate=extrapolate).fit(*gauss3)
 
+    @pytest.mark.parametrize("verbose", [-1, None, "1", 0.5])
+    def test_verbose(self, gauss3, verbose):
+        message = f"verbose must be 0 or a positive integer, got {verbose!r}"
+        with pytest.raises(ValueError, match=exactly(message)):
+            GAMRegressor(verbose=verbose).fit(*gauss3)
+
     def test_numpy_scalars_are_numbers(self, gauss3):
         X, y = gauss3
         gam = GAMRegressor(df=np.int64(20), alpha=np.float32(0.5), degree=np.int32(2))
@@ -71,9 +80,50 @@ class TestParameters:
     def test_constructor_only_stores(self):
         odd = {"df": "many", "alpha": object(), "degree": None, "extrapolate": 3}
         odd |= {"family": 1, "link": 2, "criterion": 3, "solver": object()}
-        odd |= {"categorical_features": 4, "weighting": 5, "warp": 6}
+        odd |= {"categorical_features": 4, "weighting": 5, "warp": 6, "verbose": "very"}
         assert clone(GAMRegressor(**odd), safe=False).get_params().keys() == odd.keys()
         assert GAMRegressor(**odd).get_params() == odd
+
+
+class TestProgress:
+    @pytest.fixture
+    def slow(self, monkeypatch):
+        """Chunks that take their time, and a fit that takes note of it."""
+        monkeypatch.setattr("gam_model._progress.EVERY", 0.02)
+
+        class Slow:
+            def __iter__(self):
+                x = np.random.default_rng(0).normal(size=(300, 1))
+                for k in (0, 100, 200):
+                    time.sleep(0.05)
+                    yield x[k : k + 100], x[k : k + 100, 0] > x[99::-1, 0]
+
+        return Slow()
+
+    @pytest.mark.parametrize("verbose", [1, True, 2])
+    def test_a_long_fit_says_how_far_it_is(self, slow, capsys, verbose):
+        gam = GAMClassifier(verbose=verbose).fit_chunks(slow)
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) > 5
+        assert any(re.fullmatch(r"GAMClassifier: \d+ s, chunk 1", line) for line in lines)
+        last = r"GAMClassifier: \d+ s, chunk [123], step \d+, deviance [\d.]+, .*"
+        assert re.fullmatch(last, lines[-1])
+        assert pickle.loads(pickle.dumps(gam)).verbose == verbose
+        time.sleep(0.1)
+        assert capsys.readouterr().out == ""
+
+    def test_otherwise_it_is_silent(self, slow, capsys, gauss3, monkeypatch):
+        GAMClassifier().fit_chunks(slow)
+        assert capsys.readouterr().out == ""
+        monkeypatch.undo()  # five seconds again
+        GAMRegressor(verbose=1).fit(*gauss3)
+        assert capsys.readouterr().out == ""
+
+    def test_no_thread_is_left_by_a_fit_that_fails(self, slow):
+        before = threading.active_count()
+        with pytest.raises(ValueError, match="two classes"):
+            GAMClassifier(verbose=1).fit([[0.0], [1.0]], [1, 1])
+        assert threading.active_count() == before
 
 
 class TestTables:

@@ -7,7 +7,13 @@ from numbers import Integral, Real
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_array, check_is_fitted, check_X_y, validate_data
+from sklearn.utils.validation import (
+    _num_samples,
+    check_array,
+    check_is_fitted,
+    check_X_y,
+    validate_data,
+)
 from threadpoolctl import ThreadpoolController
 
 from gam_model._basis import Basis, LevelBasis, SplineBasis
@@ -17,6 +23,7 @@ from gam_model._features import Features
 from gam_model._findings import warn_of_fit
 from gam_model._glmgam import fit_glmgam
 from gam_model._inference import Posterior, check_levels, check_term, summarize
+from gam_model._progress import Progress, report
 from gam_model._rows import SAMPLE, WEIGHTINGS, Block, Rows, scan
 from gam_model._smoothing import Smoothing, estimate_scale, find_shortage
 from gam_model._solver import Start, fit_linear, iterate
@@ -38,7 +45,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
     Base of the estimators, which add their parameters, `fit` and `predict`.
 
     The parameters df, alpha, degree, extrapolate, criterion, categorical_features, solver,
-    weighting and warp are as in `GAMRegressor`.
+    weighting, warp and verbose are as in `GAMRegressor`.
     """
 
     def __sklearn_tags__(self):
@@ -73,10 +80,15 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
 
         Notes
         -----
-        One pass learns the levels of categorical columns and the classes, if there are any, one
-        the ranges, and one fits a gaussian model with identity link; other families take one for
-        each step, about ten. Up to 200,000 rows give what `fit` gives; beyond, knots are placed at
-        the quantiles of a sample of so many rows, which is the same in each call.
+        One pass learns what the columns hold and the classes, if there are any; of arrays of
+        numbers it ends at the first chunk, and there is a second one where a column of numbers
+        turns out to be text. One learns the ranges, and one fits a gaussian model with identity
+        link; other families take one for each step, about ten. Up to 200,000 rows give what `fit`
+        gives; beyond, knots are placed at the quantiles of a sample of so many rows, which is the
+        same in each call.
+
+        A column that is text in one chunk is text in all: the numbers 1 and 1.0 are then the level
+        "1". A chunk may have no rows, and a column may be missing in all rows of a chunk.
 
         Examples
         --------
@@ -100,14 +112,17 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
     def _validate(self, X):
         """Return X as the frozen model reads it; warn of what it has not seen."""
         check_is_fitted(self)
-        if not self._features.levels:
+        if self._features.leaves(X):
             X = validate_data(
                 self, X, dtype=np.float64, ensure_all_finite="allow-nan", reset=False
             )
         else:
             validate_data(self, X, reset=False, skip_check_array=True)
             X = check_array(
-                self._features.read(X), dtype=np.float64, ensure_all_finite="allow-nan"
+                self._features.read(X),
+                dtype=np.float64,
+                ensure_all_finite="allow-nan",
+                input_name="X",
             )
         for term in self.terms_.terms:
             x = X[:, term.feature]
@@ -122,13 +137,13 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
                 )
         return X
 
-    def _read(self, chunk, reset):
+    def _read(self, chunk, reset, number=None):
         """Return one chunk, a tuple (X, y, sample_weight, offset), as a Block."""
         X, y, sample_weight, offset = (*chunk, None, None)[:4]
         if not reset:
             validate_data(self, X, reset=False, skip_check_array=True)
         read, y = check_X_y(
-            self._features.read(X),
+            self._features.read(X, number),
             y,
             dtype=np.float64,
             ensure_all_finite="allow-nan",
@@ -148,6 +163,10 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
     def _fit(self, chunks, streamed=False):
         """Fit chunks, tuples (X, y, sample_weight, offset), of which there is one or a stream."""
         self._check_parameters()
+        with Progress(type(self).__name__, self.verbose):
+            return self._fit_rows(chunks, streamed)
+
+    def _fit_rows(self, chunks, streamed):
         family, link = self._find_family()
         self._features = Features(self.categorical_features)
         self._learn(chunks, streamed)
@@ -190,11 +209,18 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
 
     def _learn(self, chunks, streamed):
         self._forget_response()
-        for X, y, *_ in chunks:
-            self._features.learn(X)
-            more = self._learn_response(y)
-            if streamed and not (more or self._features.levels):
-                break  # nothing that a pass over all chunks would tell
+        again = True
+        while again:
+            for number, (X, y, *weight) in enumerate(chunks, 1):
+                if streamed and not _num_samples(X):
+                    continue
+                report(chunk=number)
+                weight = weight[0] if weight else None
+                more = self._features.learn(X, weight, number if streamed else None)
+                more = self._learn_response(y) or more
+                if streamed and not more:
+                    break  # nothing that a pass over all chunks would tell
+            again = self._features.settle()
 
     def _build(self, totals, family, link):
         terms, X = [], totals.sample.X
@@ -289,17 +315,18 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             hole = float(own[-1]) if term.missing else None
             own = own[: len(own) - term.missing]
             j = term.feature
+            unit = self._features.units.get(j)
             if isinstance(term, LevelBasis):
                 frozen = LevelTerm(j, names[j], self._features.levels[j], own, hole)
             elif term.left_out:
                 frozen = SmoothTerm(
-                    j, names[j], term.knots, own, self.extrapolate, hole, term.warp
+                    j, names[j], term.knots, own, self.extrapolate, hole, term.warp, unit
                 )
             else:  # constant where it isn't missing
                 x = totals.low[j]
                 flat = -means[block] @ splines[block]
                 frozen = SmoothTerm(
-                    j, names[j], [x, x, x + 1, x + 1], [flat, flat], "constant", hole
+                    j, names[j], [x, x, x + 1, x + 1], [flat, flat], "constant", hole, unit=unit
                 )
             terms.append(frozen)
             self.edf_[j] = edf[block].sum()
@@ -372,6 +399,8 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             value = getattr(self, name)
             if not isinstance(value, (str, type(None))) or value not in choices:
                 raise ValueError(f"{name} must be one of {choices}, got {name}={value!r}")
+        if not isinstance(self.verbose, (Integral, np.bool_)) or self.verbose < 0:
+            raise ValueError(f"verbose must be 0 or a positive integer, got {self.verbose!r}")
         self._check_alpha(None)
 
     def _check_alpha(self, n_features):
@@ -406,9 +435,11 @@ class _Blocks:
         self._estimator, self._chunks, self._fresh = estimator, chunks, True
 
     def __iter__(self):
-        for chunk in self._chunks:
-            yield self._estimator._read(chunk, reset=self._fresh)
-            self._fresh = False
+        for number, chunk in enumerate(self._chunks, 1):
+            if _num_samples(chunk[0]):
+                report(chunk=number)
+                yield self._estimator._read(chunk, self._fresh, number)
+                self._fresh = False
 
 
 def _fit_constant(blocks, totals, family, link):

@@ -47,8 +47,10 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
     criterion : {"reml", "gcv"}, default="reml"
         What alpha="auto" optimises: restricted likelihood, or generalised cross-validation.
     categorical_features : "from_dtype", None or array-like, default="from_dtype"
-        Categorical columns: those of a pandas or polars frame that are text or of a categorical
-        type; none; or a list of names or positions, or a mask.
+        Categorical columns: those of a frame that are text or of a categorical type; none; or a
+        list of names or positions, or a mask. A column of text that nobody lists and whose type
+        is not categorical is left out, with a warning, if it has more than 50 levels and more
+        than half as many levels as cells (or more than 200,000): ids, free text, dates as text.
     solver : {"stream", "statsmodels"}, default="stream"
         "stream" needs no memory beyond X whatever the number of rows. "statsmodels" is GLMGam, for
         reference: it finds the same coefficients, for numeric columns, the gaussian family with
@@ -67,6 +69,8 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         are that range over powers of ten, is modelled on a scale of its own, arcsinh((x - center)
         / width), if a curve of that column alone fits better on it, or as well. None takes every
         column as it is.
+    verbose : int, default=0
+        If not 0, a fit of more than five seconds prints every five seconds how far it is.
 
     Attributes
     ----------
@@ -95,7 +99,12 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
     -----
     A categorical column has one effect for each level, penalised towards their mean. A missing
     cell, in a column that has any, is a level of its own. A level that `fit` has not seen, or a
-    missing cell in a column that had none, contributes 0, with a warning.
+    missing cell in a column that had none, contributes 0, with a warning. In a column that holds
+    text, numbers are text: 1 and 1.0 are the level "1". Levels are text, numbers or truth values;
+    others, which JSON could not save, are refused.
+
+    Dates are read as days since 1970-01-01 UTC, durations as days, in all types, units and time
+    zones alike; one without a time zone is UTC. `alpha` weighs the curve over days.
 
     A binary column is a straight line; a column with few distinct values has as many B-splines; a
     constant one has no term. Columns that repeat one another share one effect in equal parts.
@@ -135,6 +144,7 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         solver="stream",
         weighting="auto",
         warp="auto",
+        verbose=0,
     ):
         self.df = df
         self.alpha = alpha
@@ -147,6 +157,7 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         self.solver = solver
         self.weighting = weighting
         self.warp = warp
+        self.verbose = verbose
 
     def fit(self, X, y, sample_weight=None, offset=None):
         """
@@ -155,7 +166,8 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Features: numbers, of which none is infinite, and in frames categories.
+            Features: numbers, of which none is infinite, dates, durations, and in frames
+            categories. pandas, polars, pyarrow and NumPy are read.
         y : array-like of shape (n_samples,)
             Response, finite, and what the family can be.
         sample_weight : array-like of shape (n_samples,), optional
@@ -240,6 +252,8 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         What `sample_weight` means.
     warp : {"auto", None}, default="auto"
         Whether a column whose values are spread very unevenly gets a scale of its own.
+    verbose : int, default=0
+        Whether a long fit prints how far it is.
 
     Attributes
     ----------
@@ -293,6 +307,7 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         categorical_features="from_dtype",
         weighting="auto",
         warp="auto",
+        verbose=0,
     ):
         self.df = df
         self.alpha = alpha
@@ -303,6 +318,7 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         self.categorical_features = categorical_features
         self.weighting = weighting
         self.warp = warp
+        self.verbose = verbose
 
     def __sklearn_tags__(self):
         """Tell scikit-learn that two classes are what it can do."""
@@ -317,7 +333,8 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Features: numbers, of which none is infinite, and in frames categories.
+            Features: numbers, of which none is infinite, dates, durations, and in frames
+            categories. pandas, polars, pyarrow and NumPy are read.
         y : array-like of shape (n_samples,)
             Labels of two classes, of any type.
         sample_weight : array-like of shape (n_samples,), optional

@@ -4,10 +4,11 @@ import numpy as np
 from scipy import stats
 from sklearn.utils.validation import check_is_fitted
 
+from gam_model._columns import list_columns
 from gam_model._families import FAMILIES, LINKS
-from gam_model._features import list_values
 from gam_model._inference import normal_quantile, response_interval
 from gam_model._terms import LevelTerm
+from gam_model.dates import from_days
 
 KINDS = ("confidence", "prediction")
 
@@ -67,8 +68,11 @@ class ExplanationMixin:
             raise ValueError(f"explain takes one row, got {len(read)}")
         contributions = self.terms_.contributions(read)[0]
         values, errors = read[0].tolist(), np.zeros(len(contributions))
-        for j in self._features.levels:
-            values[j] = list_values(X, j)[0]
+        columns, _ = list_columns(X)
+        for j in [*self._features.levels, *self._features.left_out]:
+            values[j] = columns[j].cells()[0]
+        for j, unit in self._features.units.items():
+            values[j] = _from_days(values[j], unit)
         for k, term in enumerate(self.terms_.terms):
             variance = self._posterior.term_variance(k, read[:, term.feature])
             errors[term.feature] = variance[0] ** 0.5
@@ -105,10 +109,10 @@ class ExplanationMixin:
         Returns
         -------
         dict of str to pandas.DataFrame
-            By feature: columns x (values or levels), contribution, lower and upper, on the scale
-            of the link. A column of few distinct values has a row for each.
-            If cells were missing in training, the last row is theirs: its x is NaN,
-            or None among levels.
+            By feature: columns x (values, dates in UTC, durations or levels), contribution, lower
+            and upper, on the scale of the link. A column of few distinct values has a row for
+            each. If cells were missing in training, the last row is theirs: its x is NaN, NaT
+            among dates, or None among levels.
         """
         import pandas as pd
 
@@ -126,6 +130,8 @@ class ExplanationMixin:
             if term.missing is not None:
                 x = np.append(x, np.nan)
                 shown.append(None if isinstance(term, LevelTerm) else np.nan)
+            if getattr(term, "unit", None):
+                shown = from_days(shown, term.unit)
             estimate, error = term(x), np.sqrt(self._posterior.term_variance(k, x))
             curves[term.name] = pd.DataFrame(
                 {
@@ -305,6 +311,13 @@ class ExplanationMixin:
             )
         )
         return summary
+
+
+def _from_days(days, unit):
+    import pandas as pd
+
+    kind = pd.Timestamp if unit == "date" else pd.Timedelta
+    return kind(from_days(days, unit)[()])
 
 
 def _show(value):

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from gam_model._normal import penalised_square, residual_square, solve
+from gam_model._progress import report
 
 # Relative to the weight at which penalty and data count alike. Beyond, a curve is a line to all
 # digits, or is not held back at all, and the equations only lose digits.
@@ -265,7 +266,8 @@ def choose_by_reml(normal, basis, scale, bounds, weights=None, tol=1e-8, max_ite
     at = np.log(unit) if weights is None else np.minimum(np.log(weights), straight)
     at = at.clip(low, high)
     here = measure_reml(normal, basis, scale, np.exp(at))
-    for _ in range(max_iter):
+    for turn in range(max_iter):
+        report(**{"smoothing step": turn + 1})
         free = ~((at <= low) & (here.gradient > 0) | (at >= high) & (here.gradient < 0))
         if not free.any() or abs(here.gradient[free]).max() < tol:
             break

@@ -15,6 +15,7 @@ from scipy.sparse import csr_array
 
 from gam_model._basis import Basis
 from gam_model._normal import Arrowhead, Normal, Solution, residual_square, solve
+from gam_model._progress import report
 from gam_model._rows import CHUNK
 from gam_model._smoothing import estimate_scale, start_weights
 
@@ -318,6 +319,7 @@ def iterate(rows, family, link, smoothing, start, hold=0.0, tol=1e-10, max_iter=
     if not follow:
         weights = bounds[0]
     for step in range(max_iter):
+        report(step=step + 1, deviance=normal.deviance)
         if follow:
             wanted = smoothing.choose(normal, basis, bounds, weights)
             goal = solve(normal, basis.penalize(wanted))

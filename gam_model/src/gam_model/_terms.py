@@ -11,6 +11,7 @@ import numpy as np
 from gam_model._families import LINKS
 from gam_model._splines import fold_spline
 from gam_model._warp import Warp
+from gam_model.dates import write_iso
 
 FORMAT = "gam_model.AdditiveModel"
 VERSION = 2
@@ -43,6 +44,9 @@ class SmoothTerm:
         What a missing cell contributes; None if there were none in training, and then it is 0.
     warp : Warp or pair of float, optional
         The feature's own scale, on which the knots lie.
+    unit : {"date", "duration"} or None, default=None
+        What the days are that the term reads, if they are days; `gam_model.dates.read_iso` turns
+        text into them.
 
     Examples
     --------
@@ -58,6 +62,7 @@ class SmoothTerm:
     extrapolate: str = "linear"
     missing: float | None = None
     warp: Warp | None = None
+    unit: str | None = None
 
     def __post_init__(self):
         """Fold the spline, and add one piece to either end."""
@@ -90,8 +95,7 @@ class SmoothTerm:
 
     def __reduce__(self):
         """Pickle the arguments; the polynomials are folded again on loading."""
-        arguments = self.feature, self.name, self.knots, self.coef, self.extrapolate, self.missing
-        return type(self), (*arguments, self.warp)
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
     @property
     def range(self):
@@ -171,6 +175,22 @@ class SmoothTerm:
             value = value * step + coef
         return value
 
+    def show(self, x):
+        """
+        Write one value of the feature, for messages.
+
+        Parameters
+        ----------
+        x : float
+            Value of the feature.
+
+        Returns
+        -------
+        str
+            ISO 8601 where the feature is a date or a duration.
+        """
+        return write_iso(x, self.unit) if self.unit else f"{x:g}"
+
     def _refuse_outside(self, x):
         low, high = self.range
         rounding = np.finfo(np.float32).eps * max(abs(low), abs(high))
@@ -178,8 +198,9 @@ class SmoothTerm:
         if outside.any():
             row = int(outside.argmax())
             raise ValueError(
-                f"{self.name} = {x[row]:g} in row {row} lies outside the training range "
-                f'[{low:g}, {high:g}]; mend the value, or fit with extrapolate="linear"'
+                f"{self.name} = {self.show(x[row])} in row {row} lies outside the training range "
+                f"[{self.show(low)}, {self.show(high)}]; mend the value, or fit with "
+                'extrapolate="linear"'
             )
 
 
@@ -315,6 +336,18 @@ class AdditiveModel:
         """Names of the features that had missing cells in training, a list of str."""
         return [term.name for term in self.terms if term.missing is not None]
 
+    @property
+    def units(self):
+        """What each feature of days is, a dict of str to "date" or "duration"."""
+        smooth = (term for term in self.terms if isinstance(term, SmoothTerm))
+        return {term.name: term.unit for term in smooth if term.unit}
+
+    @property
+    def unused(self):
+        """Names of the features without a term, a list of str: whatever they are is ignored."""
+        used = {term.feature for term in self.terms}
+        return [name for j, name in enumerate(self.features) if j not in used]
+
     def eta(self, X):
         """
         Predict on the scale of the link.
@@ -322,7 +355,8 @@ class AdditiveModel:
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Numbers: codes for categorical features, NaN for missing cells.
+            Numbers: codes for categorical features, days since 1970-01-01 UTC for dates, NaN for
+            missing cells.
 
         Returns
         -------

@@ -1,6 +1,6 @@
 """Pictures of a fitted estimator: its curves, one row's contributions, its residuals."""
 
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
@@ -27,6 +27,7 @@ from gam_model._drawing import (
 )
 from gam_model._explanation import ExplanationMixin
 from gam_model._families import FAMILIES
+from gam_model.dates import to_days, write_iso
 
 __all__ = ["plot_contributions", "plot_diagnostics", "plot_terms"]
 
@@ -165,7 +166,7 @@ def plot_contributions(estimator, X, *, coverage=None, max_features=10):
     base, *parts, eta = frame["contribution"].tolist()
     _, *half, eta_half = (frame["upper"] - frame["contribution"]).tolist()
     cells = zip(frame.index[1:-1], frame["value"].tolist()[1:-1], strict=True)
-    labels = [_label_cell(name, value, estimator.terms_.levels) for name, value in cells]
+    labels = [_label_cell(name, value, estimator) for name, value in cells]
     if len(parts) > max_features + 1:
         labels[max_features:] = [f"{len(parts) - max_features} other features"]
         parts[max_features:] = [sum(parts[max_features:])]
@@ -292,7 +293,7 @@ def _find_terms(estimator, features):
         order = np.argsort(-estimator.feature_importances_, kind="stable").tolist()
         found = [by_feature[j] for j in order if j in by_feature]
         if not found:
-            raise ValueError("no feature has a term: all columns were constant in training")
+            raise ValueError("no feature has a term: all columns were constant or left out")
         return found
     found = []
     for feature in [features] if isinstance(features, str) else list(features):
@@ -304,7 +305,8 @@ def _find_terms(estimator, features):
             known = ", ".join(map(repr, names[:20])) + (", …" if len(names) > 20 else "")
             raise ValueError(f"there is no feature {feature!r}; there are {known}")
         if j not in by_feature:
-            raise ValueError(f"feature {names[j]!r} has no term: it was constant in training")
+            why = "was left out" if j in estimator._features.left_out else "was constant"
+            raise ValueError(f"feature {names[j]!r} has no term: it {why} in training")
         found.append(by_feature[j])
     if not found:
         raise ValueError("features must name at least one feature, got none")
@@ -346,13 +348,15 @@ def _arrange(panels, n_columns):
     return lines
 
 
-def _label_cell(name, value, levels):
-    name = label(name, 32)
+def _label_cell(name, value, estimator):
+    levels, units, shown = estimator.terms_.levels, estimator.terms_.units, label(name, 32)
     if value is None or value != value:
-        return f"{name} missing"
+        return f"{shown} missing"
     if name in levels and value not in levels[name]:
-        return f"{name}: unseen level"
-    return f"{name} = {label(value, 24) if isinstance(value, str) else number(value)}"
+        return f"{shown}: unseen level"
+    if name in units:
+        return f"{shown} = {write_iso(to_days(np.array([value.asm8]))[0], units[name])}"
+    return f"{shown} = {number(value) if isinstance(value, Real) else label(value, 24)}"
 
 
 def _title(estimator, X, coverage):

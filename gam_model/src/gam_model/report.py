@@ -239,7 +239,7 @@ def _draw_curves(estimator, rows):
     ranked = sorted(range(len(terms)), key=lambda k: -importances[terms[k].feature])
     panels = [trace(estimator, k, 0.95) for k in ranked]
     if not panels:
-        return _say("No feature has a curve: all columns were constant in training.")
+        return _say("No feature has a curve: all columns were constant or left out in training.")
     limits, shared = share_limits(panels, importances)
     figures = []
     for panel in panels:
@@ -268,13 +268,14 @@ def _describe_data(estimator, rows):
     for j, name in enumerate(estimator._names()):
         term = terms.get(j)
         if term is None:
-            seen = "constant"
+            look = estimator._features.left_out.get(j)
+            seen = f"left out: {look}, with nearly as many levels as rows" if look else "constant"
         elif isinstance(term, LevelTerm):
             listed = ", ".join(map(str, term.levels[:_LISTED]))
             more = len(term.levels) - _LISTED
             seen = f"{len(term.levels)} levels: {listed}{f' and {more} more' if more > 0 else ''}"
         else:
-            seen = " to ".join(map(_show, term.range))
+            seen = " to ".join(map(term.show if term.unit else _show, term.range))
         holes = "none" if term is None or term.missing is None else "some"
         if rows is not None:
             holes = f"{holes}; {100 * np.isnan(rows[:, j]).mean():.1f} % of the rows given"
