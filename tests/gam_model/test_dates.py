@@ -309,7 +309,7 @@ class TestFrozen:
         assert_allclose(model.contributions(rows), expected["contributions"], atol=1e-13)
 
     def test_a_classifier_of_chunks(self, instants):
-        label = np.arange(N) > N / 2
+        label = (np.arange(N) > N / 2) ^ (np.arange(N) % 7 == 0)  # not all by the date
         X = pd.DataFrame({"when": pd.Series(instants, dtype="M8[s]")})
         chunks = [(X[k : k + 100], label[k : k + 100]) for k in range(0, N, 100)]
         chunks[1] = chunks[1][0].astype("M8[ns]"), chunks[1][1]
