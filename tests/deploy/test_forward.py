@@ -231,7 +231,8 @@ def test_cfn_lint_finds_nothing():
 def test_the_role_may_invoke_one_endpoint_and_write_its_own_log(template):
     resources = template["Resources"]
     role = resources["Role"]["Properties"]
-    assert role.keys() == {"AssumeRolePolicyDocument", "Policies"}  # nothing managed by others
+    assert role.keys() == {"AssumeRolePolicyDocument", "Policies", "PermissionsBoundary"}
+    assert role["PermissionsBoundary"]["Sub"].endswith(":policy/lambda-forward-boundary")
     [invoke, log] = [
         statement
         for policy in role["Policies"]
@@ -241,6 +242,8 @@ def test_the_role_may_invoke_one_endpoint_and_write_its_own_log(template):
     assert invoke["Resource"]["Sub"].endswith(":${AWS::AccountId}:endpoint/${EndpointName}")
     assert log["Action"] == ["logs:CreateLogStream", "logs:PutLogEvents"]
     assert log["Resource"] == {"GetAtt": "Log.Arn"}
+    boundary = json.loads((LAMBDA.parent / "iam" / "lambda-forward-boundary.json").read_text())
+    assert [s["Action"] for s in boundary["Statement"]] == [invoke["Action"], log["Action"]]
     assert resources["Function"]["Properties"]["Role"] == {"GetAtt": "Role.Arn"}
 
 
