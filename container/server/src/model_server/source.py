@@ -1,10 +1,10 @@
 """The code that a job or an endpoint was sent: where it lies, and what it requires.
 
-The words are the SDK's: a source directory travels as sourcedir.tar.gz to a container, which is told
-its URI (SAGEMAKER_SUBMIT_DIRECTORY) and the name of its program, the entry point
+The words are the SDK's: a source directory travels as sourcedir.tar.gz to a container, which is
+told its URI (SAGEMAKER_SUBMIT_DIRECTORY) and the name of its program, the entry point
 (SAGEMAKER_PROGRAM). What is sent wins over what the image was built with, and is unpacked into
-/opt/ml/code. The image's own program lies in a folder that PYTHONPATH names, so whatever is sent may
-import the image's modules, and may bring others of their names.
+/opt/ml/code. The image's own program lies in a folder that PYTHONPATH names, so whatever is sent
+may import the image's modules, and may bring others of their names.
 """
 
 import os
@@ -12,7 +12,6 @@ import shutil
 import site
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import venv
 from collections.abc import Sequence

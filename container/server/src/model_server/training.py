@@ -2,9 +2,9 @@
 
 Under ``train`` alone a container with a program of its own runs nothing else: the toolkit unpacks
 what was sent only into an empty /opt/ml/code, and believes SAGEMAKER_PROGRAM rather than the job.
-It installs requirements into the image, says ``ExitCode 1`` where a program ends with an error, and
-never passes SIGTERM on: as a container's first process it doesn't even notice it, and SageMaker
-waits two minutes before it kills the job.
+It installs requirements into the image, says ``ExitCode 1`` where a program ends with an error,
+and never passes SIGTERM on: as a container's first process it doesn't even notice it, and
+SageMaker waits two minutes before it kills the job.
 """
 
 import contextlib
