@@ -5,11 +5,12 @@ import json
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from botocore.exceptions import BotoCoreError, ClientError
 from sagemaker.exceptions import UnexpectedStatusException
 from sagemaker.local import LocalSession
 from sagemaker.local.local_session import LocalSagemakerClient
@@ -38,8 +39,9 @@ class DockerClient(LocalSagemakerClient):
 
     def create_training_job(
         self,
+        *,
         TrainingJobName: str,
-        *arguments: Any,
+        OutputDataConfig: Mapping[str, str],
         HyperParameters: Mapping[str, str] | None = None,
         Environment: Mapping[str, str] | None = None,
         **rest: Any,
@@ -55,27 +57,34 @@ class DockerClient(LocalSagemakerClient):
         sent = environment.pop(_SUBMIT_DIRECTORY.upper(), None)
         if sent and _SUBMIT_DIRECTORY not in hyperparameters:
             hyperparameters[_SUBMIT_DIRECTORY] = json.dumps(sent)
-        with self._failure_reasons(TrainingJobName):
+        try:
             if _SUBMIT_DIRECTORY in hyperparameters:
                 uri = self._bring(json.loads(hyperparameters[_SUBMIT_DIRECTORY]))
                 hyperparameters[_SUBMIT_DIRECTORY] = json.dumps(uri)
             super().create_training_job(
-                TrainingJobName,
-                *arguments,
+                TrainingJobName=TrainingJobName,
+                OutputDataConfig=OutputDataConfig,
                 HyperParameters=hyperparameters,
                 Environment=environment,
                 **rest,
             )
+        except RuntimeError as error:  # the SDK says how the container ended, and not why
+            reason = self._read_failure(TrainingJobName, OutputDataConfig["S3OutputPath"])
+            raise UnexpectedStatusException(
+                f"Error for Training job {TrainingJobName}: Failed. Reason: {reason or error}",
+                allowed_statuses=["Completed"],
+                actual_status="Failed",
+            ) from error
 
     def create_model(
-        self, ModelName: str, PrimaryContainer: Mapping[str, Any], *arguments: Any, **rest: Any
+        self, *, ModelName: str, PrimaryContainer: Mapping[str, Any], **rest: Any
     ) -> None:
         """Keep the description of a model."""
         environment = dict(PrimaryContainer.get("Environment") or {})
         if uri := environment.get(_SUBMIT_DIRECTORY.upper()):
             environment[_SUBMIT_DIRECTORY.upper()] = self._bring(uri)
         container = {**PrimaryContainer, "Environment": environment}
-        super().create_model(ModelName, container, *arguments, **rest)
+        super().create_model(ModelName, container, **rest)
 
     def _bring(self, uri: str) -> str:
         """Return a URI from which the SDK can mount what a URI names."""
@@ -89,27 +98,27 @@ class DockerClient(LocalSagemakerClient):
                 source = Path(parsed.netloc + parsed.path).resolve()
                 shutil.copytree(source, folder, ignore=ignored, dirs_exist_ok=True)
             else:
-                with tempfile.TemporaryFile() as file:
-                    key = parsed.path.lstrip("/")
-                    self.sagemaker_session.s3_client.download_fileobj(parsed.netloc, key, file)
-                    file.seek(0)
-                    with tarfile.open(fileobj=file) as tar:
-                        custom_extractall_tarfile(tar, folder)
+                self._unpack(parsed.netloc, parsed.path.lstrip("/"), folder)
         except Exception as error:  # boto3's, tarfile's, or the file system's
             raise RuntimeError(f"the code at {uri} cannot be unpacked: {error}") from error
         return f"file://{folder}"
 
-    @contextlib.contextmanager
-    def _failure_reasons(self, name: str) -> Iterator[None]:
-        # The SDK says how the container ended, and leaves why in a file of the job's.
-        before = set(self._folder.glob("*/output/failure"))
-        try:
-            yield
-        except RuntimeError as error:
-            files = set(self._folder.glob("*/output/failure")) - before
-            reason = files.pop().read_text() if files else str(error)
-            raise UnexpectedStatusException(
-                f"Error for Training job {name}: Failed. Reason: {reason}",
-                allowed_statuses=["Completed"],
-                actual_status="Failed",
-            ) from error
+    def _unpack(self, bucket: str, key: str, folder: str) -> None:
+        with tempfile.TemporaryFile() as file:
+            self.sagemaker_session.s3_client.download_fileobj(bucket, key, file)
+            file.seek(0)
+            with tarfile.open(fileobj=file) as tar:
+                custom_extractall_tarfile(tar, folder)
+
+    def _read_failure(self, job: str, output: str) -> str | None:
+        """Return the job's failure file, which the SDK has put among its output."""
+        parsed = urlparse(output)
+        prefix = parsed.path.strip("/")
+        key = "/".join(filter(None, (prefix, job, "output/output.tar.gz")))
+        with (
+            tempfile.TemporaryDirectory(dir=self._folder) as folder,
+            contextlib.suppress(BotoCoreError, ClientError, OSError, tarfile.TarError),
+        ):
+            self._unpack(parsed.netloc, key, folder)
+            return Path(folder, "failure").read_text()
+        return None
