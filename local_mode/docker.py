@@ -59,7 +59,7 @@ class DockerClient(LocalSagemakerClient):
             hyperparameters[_SUBMIT_DIRECTORY] = json.dumps(sent)
         try:
             if _SUBMIT_DIRECTORY in hyperparameters:
-                uri = self._bring(json.loads(hyperparameters[_SUBMIT_DIRECTORY]))
+                uri = self._bring(hyperparameters[_SUBMIT_DIRECTORY].strip('"'))  # or unquoted
                 hyperparameters[_SUBMIT_DIRECTORY] = json.dumps(uri)
             super().create_training_job(
                 TrainingJobName=TrainingJobName,
