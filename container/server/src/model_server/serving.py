@@ -19,6 +19,7 @@ def main() -> None:
 
     import uvloop
 
+    from model_server import source
     from model_server.app import App, listen
     from model_server.program import Program
     from model_server.settings import Settings, count_cores
@@ -31,7 +32,9 @@ def main() -> None:
         threads = str(max(1, count_cores() // settings.workers))
         for library in ("OMP", "OPENBLAS", "MKL"):
             os.environ.setdefault(f"{library}_NUM_THREADS", threads)
-        program = Program(settings.program, settings.code_path, settings.model_dir)
+        path, folders = source.locate_served(settings.program, settings.code_uri, settings.base)
+        source.install(folders)
+        program = Program(path, folders, settings.base / "model")
         app = App(program, settings)
     except BaseException as error:  # even SystemExit, which would pass for a success
         reason = " ".join(str(error).split())

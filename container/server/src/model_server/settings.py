@@ -18,11 +18,10 @@ class Settings:
     ----------
     program : str
         File name of the program, from SAGEMAKER_PROGRAM.
-    code_path : tuple of Path
-        Where the program and what it imports lie, the first one winning: the model's own code/,
-        then SAGEMAKER_SUBMIT_DIRECTORY, which is code/ below SAGEMAKER_BASE_DIR.
-    model_dir : Path
-        Where the model lies; model/ below SAGEMAKER_BASE_DIR, which is /opt/ml.
+    code_uri : str
+        Where the program lies, from SAGEMAKER_SUBMIT_DIRECTORY, which is code/ below `base`.
+    base : Path
+        SAGEMAKER_BASE_DIR, which is /opt/ml; the model lies in model/ below it.
     host, port : str, int
         MODEL_SERVER_HOST (all interfaces) and SAGEMAKER_BIND_TO_PORT (8080).
     workers : int
@@ -43,8 +42,8 @@ class Settings:
     """
 
     program: str
-    code_path: tuple[Path, ...]
-    model_dir: Path
+    code_uri: str
+    base: Path
     host: str = "0.0.0.0"
     port: int = 8080
     workers: int = 1
@@ -61,7 +60,6 @@ class Settings:
         program = environ.get("SAGEMAKER_PROGRAM")
         if not program:
             raise ValueError("SAGEMAKER_PROGRAM is not set; name the program to serve")
-        code_dir = Path(environ.get("SAGEMAKER_SUBMIT_DIRECTORY", base / "code"))
         batch = environ.get("SAGEMAKER_BATCH", "").lower() in ("true", "1")
 
         def integer(name: str, default: int, at_most: int) -> int:
@@ -72,8 +70,8 @@ class Settings:
 
         return cls(
             program=program,
-            code_path=(base / "model" / "code", code_dir),
-            model_dir=base / "model",
+            code_uri=environ.get("SAGEMAKER_SUBMIT_DIRECTORY") or str(base / "code"),
+            base=base,
             host=environ.get("MODEL_SERVER_HOST", cls.host),
             port=integer("SAGEMAKER_BIND_TO_PORT", cls.port, 65535),
             workers=integer("SAGEMAKER_MODEL_SERVER_WORKERS", count_cores(), 1000),
