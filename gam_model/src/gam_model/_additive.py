@@ -4,6 +4,7 @@ import functools
 import warnings
 from collections.abc import Iterator
 from numbers import Integral, Real
+from typing import ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -18,7 +19,7 @@ from threadpoolctl import ThreadpoolController
 
 from gam_model._basis import Basis, LevelBasis, SplineBasis
 from gam_model._explanation import ExplanationMixin
-from gam_model._families import FAMILIES, IDENTITY
+from gam_model._families import FAMILIES, IDENTITY, check_mean
 from gam_model._features import Features
 from gam_model._findings import warn_of_fit
 from gam_model._glmgam import fit_glmgam
@@ -107,6 +108,32 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             )
         return self._fit(chunks, streamed=True)
 
+    # ---------------------------------------------------------------- offsets
+
+    # scikit-learn's metadata routing passes an offset on unless it is told not to.
+    __metadata_request__fit: ClassVar = {"offset": True}
+    __metadata_request__predict: ClassVar = {"offset": True}
+    __metadata_request__score: ClassVar = {"offset": True}
+
+    _has_offset = False
+
+    def _read_offset(self, offset, n_rows):
+        """Return the rows' offsets, of shape (n_rows,), None for none; a number is for all."""
+        if offset is None:
+            return None
+        if np.ndim(offset) == 0:
+            offset = np.full(n_rows, offset)
+        return _check_rows(offset, "offset", n_rows, default=0)
+
+    def _ask_for_offset(self, offset, method):
+        """Refuse to compare predictions for an offset of 0 with a y that had another."""
+        check_is_fitted(self)
+        if self._has_offset and offset is None:
+            raise ValueError(
+                f"the model was fitted with an offset, so {method} needs that of the rows, too: "
+                "pass offset=..., or offset=0 if it is 0"
+            )
+
     # ---------------------------------------------------------------- reading
 
     def _validate(self, X):
@@ -177,12 +204,13 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             if not len(blocks[0].y):
                 raise ValueError("every sample_weight is zero: no row is left to fit")
         totals = scan(blocks, family, SAMPLE if streamed else None, self.weighting)
+        check_mean(family, link, totals.mean)
         basis = self._build(totals, family, link)
         alpha = self._check_alpha(self.n_features_in_)
         if alpha is not None:
             alpha = np.array([alpha[term.feature] for term in basis.terms])
         smoothing = Smoothing(family.scale, self.criterion, alpha)
-        offset = bool(totals.sample.offset.any())
+        self._has_offset = offset = bool(totals.sample.offset.any())
         if self.solver == "statsmodels":
             plain = all(isinstance(term, SplineBasis) and not term.missing for term in basis.terms)
             plain = plain and _is_linear(family, link)

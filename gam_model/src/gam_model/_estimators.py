@@ -1,7 +1,10 @@
 """scikit-learn's faces of the additive model: regression and classification."""
 
+from typing import ClassVar
+
 import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, column_or_1d
 
@@ -106,6 +109,12 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
     Dates are read as days since 1970-01-01 UTC, durations as days, in all types, units and time
     zones alike; one without a time zone is UTC. `alpha` weighs the curve over days.
 
+    An offset that `fit` had is part of the question, not of the model: `predict`, `explain`,
+    `predict_interval` and the pictures take that of their own rows. `score` insists on it.
+    scikit-learn's metadata routing, where it is enabled, passes `offset` on to `fit`, `predict`
+    and `score`, so that a grid search compares what it should; a metric made into a scorer calls
+    `predict` without one, so search by `score`, or by a callable that passes the offset.
+
     A binary column is a straight line; a column with few distinct values has as many B-splines; a
     constant one has no term. Columns that repeat one another share one effect in equal parts.
 
@@ -173,8 +182,8 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         sample_weight : array-like of shape (n_samples,), optional
             How often each row counts: a weight of 2 is the row twice, one of 0 is no row.
         offset : array-like of shape (n_samples,), optional
-            Added to eta with no coefficient, as the log of the exposure for counts. `predict`
-            answers for an offset of 0.
+            Added to eta with no coefficient, as the log of the exposure for counts. `predict` and
+            its like take the offset of their own rows, and answer for an offset of 0 without.
 
         Returns
         -------
@@ -188,7 +197,7 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         """
         return self._fit([(X, y, sample_weight, offset)])
 
-    def predict(self, X):
+    def predict(self, X, offset=None):
         """
         Predict the mean response.
 
@@ -196,6 +205,8 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         ----------
         X : array-like of shape (n_samples, n_features)
             Features, as in `fit`.
+        offset : float or array-like of shape (n_samples,), optional
+            Added to eta, as the log of the exposure for counts; by default 0.
 
         Returns
         -------
@@ -205,10 +216,39 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         Raises
         ------
         ValueError
-            If `X` is not what `fit` saw, or leaves the training range and extrapolate="error".
+            If `X` is not what `fit` saw, or leaves the training range and extrapolate="error", or
+            so far that the link has no finite mean there.
         """
         X = self._validate(X)
-        return self.terms_.predict(X)
+        return self.terms_.predict(X, self._read_offset(offset, len(X)))
+
+    def score(self, X, y, sample_weight=None, offset=None):
+        """
+        Return the share of the variance of y that is predicted, R^2.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features, as in `fit`.
+        y : array-like of shape (n_samples,)
+            Response.
+        sample_weight : array-like of shape (n_samples,), optional
+            How often each row counts.
+        offset : float or array-like of shape (n_samples,), optional
+            As in `predict`; to be given if `fit` had one.
+
+        Returns
+        -------
+        float
+            At most 1.
+
+        Raises
+        ------
+        ValueError
+            As `predict`, or if the offset is missing.
+        """
+        self._ask_for_offset(offset, "score")
+        return r2_score(y, self.predict(X, offset), sample_weight=sample_weight)
 
     _y_numeric = True
 
@@ -295,6 +335,9 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
 
     solver = "stream"
 
+    __metadata_request__decision_function: ClassVar = {"offset": True}
+    __metadata_request__predict_proba: ClassVar = {"offset": True}
+
     def __init__(
         self,
         df=15,
@@ -326,7 +369,7 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         tags.classifier_tags.multi_class = False
         return tags
 
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y, sample_weight=None, offset=None):
         """
         Fit the curves by penalised likelihood.
 
@@ -339,6 +382,8 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
             Labels of two classes, of any type.
         sample_weight : array-like of shape (n_samples,), optional
             How often each row counts.
+        offset : array-like of shape (n_samples,), optional
+            Added to eta with no coefficient, as in `GAMRegressor`.
 
         Returns
         -------
@@ -350,9 +395,9 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         ValueError
             If a parameter is out of bounds, X is not finite, or there are not two classes.
         """
-        return self._fit([(X, y, sample_weight, None)])
+        return self._fit([(X, y, sample_weight, offset)])
 
-    def decision_function(self, X):
+    def decision_function(self, X, offset=None):
         """
         Predict on the scale of the link.
 
@@ -360,6 +405,8 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         ----------
         X : array-like of shape (n_samples, n_features)
             Features, as in `fit`.
+        offset : float or array-like of shape (n_samples,), optional
+            Added to eta; by default 0.
 
         Returns
         -------
@@ -367,9 +414,9 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
             eta; with the logit link, the log-odds of `classes_[1]`.
         """
         X = self._validate(X)
-        return self.terms_.eta(X)
+        return self.terms_.eta(X, self._read_offset(offset, len(X)))
 
-    def predict_proba(self, X):
+    def predict_proba(self, X, offset=None):
         """
         Predict the probability of each class.
 
@@ -377,6 +424,8 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         ----------
         X : array-like of shape (n_samples, n_features)
             Features, as in `fit`.
+        offset : float or array-like of shape (n_samples,), optional
+            Added to eta; by default 0.
 
         Returns
         -------
@@ -384,10 +433,10 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
             Probabilities, in the order of `classes_`.
         """
         X = self._validate(X)
-        second = self.terms_.predict(X)
+        second = self.terms_.predict(X, self._read_offset(offset, len(X)))
         return np.column_stack([1 - second, second])
 
-    def predict(self, X):
+    def predict(self, X, offset=None):
         """
         Predict the more probable class.
 
@@ -395,14 +444,44 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         ----------
         X : array-like of shape (n_samples, n_features)
             Features, as in `fit`.
+        offset : float or array-like of shape (n_samples,), optional
+            Added to eta; by default 0.
 
         Returns
         -------
         ndarray of shape (n_samples,)
             Labels out of `classes_`.
         """
-        second = self.predict_proba(X)[:, 1] > 0.5
+        second = self.predict_proba(X, offset)[:, 1] > 0.5
         return self.classes_[second.astype(int)]
+
+    def score(self, X, y, sample_weight=None, offset=None):
+        """
+        Return the share of the rows whose class is predicted.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features, as in `fit`.
+        y : array-like of shape (n_samples,)
+            Labels.
+        sample_weight : array-like of shape (n_samples,), optional
+            How often each row counts.
+        offset : float or array-like of shape (n_samples,), optional
+            As in `predict`; to be given if `fit` had one.
+
+        Returns
+        -------
+        float
+            From 0 to 1.
+
+        Raises
+        ------
+        ValueError
+            If the offset is missing.
+        """
+        self._ask_for_offset(offset, "score")
+        return accuracy_score(y, self.predict(X, offset), sample_weight=sample_weight)
 
     _y_numeric = False
 

@@ -39,7 +39,7 @@ class ExplanationMixin:
         X = self._validate(X)
         return self.terms_.contributions(X)
 
-    def explain(self, X, coverage=0.95):
+    def explain(self, X, coverage=0.95, offset=None):
         """
         Explain one prediction.
 
@@ -49,12 +49,15 @@ class ExplanationMixin:
             One row.
         coverage : float, default=0.95
             Probability of the intervals.
+        offset : float or array-like of shape (1,), optional
+            As in `predict`.
 
         Returns
         -------
         pandas.DataFrame
             Columns value, contribution, lower and upper, on the scale of the link. First the
-            intercept, then the features, the largest contribution first, then their sum, eta.
+            intercept, then the features, the largest contribution first, then the offset, if one
+            is given, and their sum, eta.
 
         Raises
         ------
@@ -66,6 +69,7 @@ class ExplanationMixin:
         read, z = self._validate(X), normal_quantile(coverage)
         if len(read) != 1:
             raise ValueError(f"explain takes one row, got {len(read)}")
+        shift = self._read_offset(offset, 1)
         contributions = self.terms_.contributions(read)[0]
         values, errors = read[0].tolist(), np.zeros(len(contributions))
         columns, _ = list_columns(X)
@@ -77,22 +81,26 @@ class ExplanationMixin:
             variance = self._posterior.term_variance(k, read[:, term.feature])
             errors[term.feature] = variance[0] ** 0.5
         order = np.argsort(-abs(contributions), kind="stable")
-        estimate = [self.intercept_, *contributions[order], self.terms_.eta(read)[0]]
-        error = np.array(
-            [
-                self._posterior.intercept_variance() ** 0.5,
-                *errors[order],
+        rows = [
+            ("intercept", None, self.intercept_, self._posterior.intercept_variance() ** 0.5),
+            *((self._names()[j], values[j], contributions[j], errors[j]) for j in order),
+            *([] if shift is None else [("offset", None, shift[0], 0.0)]),
+            (
+                "eta",
+                None,
+                self.terms_.eta(read, shift)[0],
                 self._posterior.variance(read)[0] ** 0.5,
-            ]
-        )
+            ),
+        ]
+        names, values, estimate, error = zip(*rows, strict=True)
         return pd.DataFrame(
             {
-                "value": [None, *(values[j] for j in order), None],
+                "value": list(values),
                 "contribution": estimate,
-                "lower": estimate - z * error,
-                "upper": estimate + z * error,
+                "lower": estimate - z * np.array(error),
+                "upper": estimate + z * np.array(error),
             },
-            index=pd.Index(["intercept", *(self._names()[j] for j in order), "eta"], name="term"),
+            index=pd.Index(names, name="term"),
         )
 
     def terms(self, n_points=100, coverage=0.95):
@@ -143,7 +151,7 @@ class ExplanationMixin:
             )
         return curves
 
-    def predict_interval(self, X, coverage=0.95, kind="confidence"):
+    def predict_interval(self, X, coverage=0.95, kind="confidence", offset=None):
         """
         Return the interval of each prediction.
 
@@ -154,19 +162,22 @@ class ExplanationMixin:
         coverage : float, default=0.95
             Probability, as an average over rows.
         kind : {"confidence", "prediction"}, default="confidence"
-            Of the mean mu, or of a new response.
+            Of the mean mu, or of a new response; the latter holds the former.
+        offset : float or array-like of shape (n_samples,), optional
+            As in `predict`.
 
         Returns
         -------
         ndarray of shape (n_samples, 2), float64
             Lower and upper end, in the units of y; for a classifier, of the probability of
-            `classes_[1]`.
+            `classes_[1]`. The prediction lies between them. The upper end is infinite where a
+            mean beyond all bounds can't be excluded, as near the pole of the inverse link.
 
         Raises
         ------
         ValueError
-            If `X` is not what `fit` saw, `coverage` is no probability, or a single response is
-            asked of two classes.
+            As `predict`, or if `coverage` is no probability, or a single response is asked of two
+            classes.
 
         References
         ----------
@@ -175,15 +186,16 @@ class ExplanationMixin:
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {KINDS}, got kind={kind!r}")
         read, z = self._validate(X), normal_quantile(coverage)
+        shift = self._read_offset(offset, len(read))
         link, family = LINKS[self.terms_.link], FAMILIES[self._family]
-        eta, variance = self.terms_.eta(read), self._posterior.variance(read)
-        if kind == "confidence":
-            ends = eta[:, None] + z * np.sqrt(variance)[:, None] * np.array([-1, 1])
-            return np.sort(link.inverse(ends), axis=1)  # a link may fall
-        mu = link.inverse(eta)
-        return response_interval(
-            family, mu, variance / link.derivative(mu) ** 2, self.scale_, coverage
-        )
+        mu, eta = self.terms_.predict(read, shift), self.terms_.eta(read, shift)
+        variance = self._posterior.variance(read)
+        ends = link.bracket(eta - z * np.sqrt(variance), eta + z * np.sqrt(variance))
+        if kind == "prediction":
+            wide = response_interval(family, link, eta, variance, self.scale_, coverage)
+            ends = np.column_stack([np.fmin(wide, ends)[:, 0], np.fmax(wide, ends)[:, 1]])
+        # But for rounding, the prediction is between them anyway.
+        return np.column_stack([np.minimum(ends[:, 0], mu), np.maximum(ends[:, 1], mu)])
 
     def summary_frame(self):
         """

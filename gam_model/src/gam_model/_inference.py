@@ -418,7 +418,7 @@ def normal_quantile(coverage):
     return stats.norm.ppf((1 + coverage) / 2)
 
 
-def response_interval(family, mu, variance, scale, coverage):
+def response_interval(family, link, eta, variance, scale, coverage):
     """
     Return the interval that a new response falls into.
 
@@ -429,8 +429,10 @@ def response_interval(family, mu, variance, scale, coverage):
     ----------
     family : Family
         Distribution of the response.
-    mu, variance : ndarray of shape (n_samples,)
-        Its mean, and how uncertain that is.
+    link : Link
+        Its link.
+    eta, variance : ndarray of shape (n_samples,)
+        Estimate on the scale of the link, and how uncertain it is.
     scale : float
         The family's scale.
     coverage : float
@@ -439,24 +441,19 @@ def response_interval(family, mu, variance, scale, coverage):
     Returns
     -------
     ndarray of shape (n_samples, 2)
-        Lower and upper end, in the units of y.
+        Lower and upper end, in the units of y; NaN where no quantile can be worked out.
 
     Raises
     ------
     ValueError
         For the binomial, whose single response is 0 or 1.
     """
-    tails = np.array([(1 - coverage) / 2, (1 + coverage) / 2])
-    mu, variance = mu[:, None], variance[:, None]
-    if family.name == "gaussian":
-        return stats.norm.ppf(tails, mu, np.sqrt(scale + variance))
-    if family.name == "poisson":
-        size = mu**2 / np.maximum(variance, 1e-9 * mu**2)
-        return stats.nbinom.ppf(tails, size, size / (size + mu))
-    if family.name == "gamma":
-        shape = mu**2 / (scale * mu**2 + variance)
-        return stats.gamma.ppf(tails, shape, scale=mu / shape)
-    raise ValueError(
-        'a single response of family="binomial" is 0 or 1; ask for kind="confidence", the '
-        "interval of its probability"
-    )
+    if family.quantile is None:
+        raise ValueError(
+            f'a single response of family="{family.name}" is 0 or 1; ask for kind="confidence", '
+            "the interval of its probability"
+        )
+    tails, mu = np.array([(1 - coverage) / 2, (1 + coverage) / 2]), link.inverse(eta)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        variance = variance / link.derivative(mu) ** 2
+        return family.quantile(tails, mu[:, None], variance[:, None], scale)

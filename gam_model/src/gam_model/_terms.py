@@ -292,8 +292,8 @@ class AdditiveModel:
     """
     A fitted additive model: what a server needs of an estimator, without its validation.
 
-    g(mu) = eta(x) = intercept + sum_j f_j(x_j), summed in the order of `terms`, so that a row's
-    answer is the same to the last bit whichever rows come with it.
+    g(mu) = eta(x) = intercept + sum_j f_j(x_j) + offset, summed in the order of `terms`, so that a
+    row's answer is the same to the last bit whichever rows come with it.
 
     Parameters
     ----------
@@ -348,7 +348,7 @@ class AdditiveModel:
         used = {term.feature for term in self.terms}
         return [name for j, name in enumerate(self.features) if j not in used]
 
-    def eta(self, X):
+    def eta(self, X, offset=None):
         """
         Predict on the scale of the link.
 
@@ -357,6 +357,8 @@ class AdditiveModel:
         X : array-like of shape (n_samples, n_features)
             Numbers: codes for categorical features, days since 1970-01-01 UTC for dates, NaN for
             missing cells.
+        offset : array-like of shape (n_samples,), optional
+            Added to eta, as the log of the exposure with the log link; by default 0.
 
         Returns
         -------
@@ -366,23 +368,25 @@ class AdditiveModel:
         Raises
         ------
         ValueError
-            If `X` has another shape, or lies outside the training range and extrapolate="error".
+            If `X` or `offset` has another shape, or `X` lies outside the training range and
+            extrapolate="error".
         """
         X = self._as_rows(X)
         if len(X) == 1:
             (row,), total = X.tolist(), self.intercept
             for term in self.terms:
                 total += term.at(row[term.feature])
-            return np.array([total])
+            eta = np.array([total])
+            return eta if offset is None else eta + _as_offset(offset, 1)
         eta = np.full(len(X), self.intercept)
         for start in range(0, len(X), _CHUNK):
             rows = slice(start, start + _CHUNK)
             columns = np.ascontiguousarray(X[rows].T)
             for term in self.terms:
                 eta[rows] += term(columns[term.feature])
-        return eta
+        return eta if offset is None else eta + _as_offset(offset, len(X))
 
-    def predict(self, X):
+    def predict(self, X, offset=None):
         """
         Predict the mean response.
 
@@ -390,18 +394,25 @@ class AdditiveModel:
         ----------
         X : array-like of shape (n_samples, n_features)
             As in `eta`.
+        offset : array-like of shape (n_samples,), optional
+            As in `eta`.
 
         Returns
         -------
         ndarray of shape (n_samples,), float64
-            mu, in the units of y.
+            mu, in the units of y; finite.
 
         Raises
         ------
         ValueError
-            As `eta`.
+            As `eta`, and if there is no finite mu for a row, as beyond the pole of the inverse
+            link, or where the log link overflows.
         """
-        return LINKS[self.link].inverse(self.eta(X))
+        eta, link = self.eta(X, offset), LINKS[self.link]
+        # A row alone is asked often, and NumPy's comparison takes its time.
+        if not (link.reaches(eta.item()) if len(eta) == 1 else link.reaches(eta).all()):
+            self._refuse_unreached(X, eta, link)
+        return link.inverse(eta)
 
     def contributions(self, X):
         """
@@ -435,6 +446,19 @@ class AdditiveModel:
             for term in self.terms:
                 values[rows, term.feature] = term(columns[term.feature])
         return values
+
+    def _refuse_unreached(self, X, eta, link):
+        row = int(link.reaches(eta).argmin())
+        parts = self.contributions(np.asarray(X, dtype=float)[[row]])[0]
+        cause = ""
+        if parts.any():
+            j = int(np.nanargmax(np.where(np.isnan(parts), np.inf, abs(parts))))
+            cause = f", most of it from {self.features[j]!r}"
+        low, high = link.domain
+        raise ValueError(
+            f"row {row} is so far outside the training range that it has no finite mean: its eta "
+            f"is {eta[row]:g}{cause}, where link={self.link!r} reaches from {low:g} to {high:g}"
+        )
 
     def _as_rows(self, X):
         X = np.asarray(X, dtype=float)
@@ -510,3 +534,10 @@ class AdditiveModel:
             return cls(content["intercept"], terms, content["features"], content["link"])
         except (KeyError, TypeError, AttributeError, UnicodeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is no model that gam_model saved: {error!r}") from error
+
+
+def _as_offset(offset, n_rows):
+    offset = np.asarray(offset, dtype=float)
+    if offset.shape != (n_rows,):
+        raise ValueError(f"offset must have shape ({n_rows},), got {offset.shape}")
+    return offset

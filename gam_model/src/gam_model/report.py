@@ -88,7 +88,9 @@ h2 { break-after: avoid; }
 """
 
 
-def write_report(path, estimator, *, title=None, metrics=None, X=None, y=None, date=None):
+def write_report(
+    path, estimator, *, title=None, metrics=None, X=None, y=None, date=None, offset=None
+):
     """
     Write what a fitted estimator is and how well it fits, as one HTML file.
 
@@ -109,13 +111,16 @@ def write_report(path, estimator, *, title=None, metrics=None, X=None, y=None, d
         Their response; with it, diagnostics are drawn.
     date : datetime or str, optional
         When the model was fitted; by default now.
+    offset : float or array-like of shape (n_samples,), optional
+        The rows', as in the estimator's `predict`; to be given with `y` if `fit` had one.
 
     Raises
     ------
     ImportError
         If matplotlib is not installed.
     ValueError
-        If the estimator is not fitted, `X` or `y` is not what `fit` saw, or `y` comes without `X`.
+        If the estimator is not fitted, `X` or `y` is not what `fit` saw, `y` comes without `X`, or
+        the offset is missing.
 
     Notes
     -----
@@ -150,7 +155,7 @@ def write_report(path, estimator, *, title=None, metrics=None, X=None, y=None, d
             _section("Curves", _draw_curves(estimator, rows)),
         ]
         if y is not None:
-            picture = _to_svg(plot_diagnostics(estimator, X, y), "diagnostics")
+            picture = _to_svg(plot_diagnostics(estimator, X, y, offset=offset), "diagnostics")
             picture = f"{_say(_DIAGNOSTICS)}<figure>{picture}</figure>"
             parts.append(_section("Diagnostics", picture))
     parts.append(_section("Data", _describe_data(estimator, rows)))
