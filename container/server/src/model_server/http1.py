@@ -300,7 +300,7 @@ class Reader:
         if self._complete:  # trailers are nobody's business
             return
         headers, key = self.unfinished.headers, name.decode("latin-1").lower()
-        text = value.decode("latin-1")
+        text = value.decode("latin-1").strip(" \t")
         if key not in headers:
             headers[key] = text
         elif key == "host":
@@ -321,19 +321,25 @@ class Reader:
         if self._upgrade:
             return
         self._complete = True
-        coding = headers.get("transfer-encoding")
-        self._chunked = coding is not None
+        codings = headers.get("transfer-encoding")
+        self._chunked = codings is not None
         if "host" not in headers and parser.get_http_version() not in ("0.9", "1.0"):
             self.refuse(400, "the request has no Host header, which HTTP/1.1 asks for")
-        elif coding is not None and coding.strip().lower() != "chunked":
-            message = "no Transfer-Encoding but chunked is known here; send the body as it is"
-            self.refuse(501, message)
+        elif codings is not None and codings.lower() != "chunked":
+            self._refuse_codings(codings.lower())
         elif int(headers.get("content-length", 0)) > self._body_limit:
             self._refuse_body()
         else:
             self.awaited = headers.get("expect", "").lower() == "100-continue"
         if self.ended:
             raise _Stop
+
+    def _refuse_codings(self, codings: str) -> None:
+        names = [name.strip() for name in codings.split(",")]
+        if names.count("chunked") == 1 and names[-1] == "chunked":
+            self.refuse(501, "chunked is the only Transfer-Encoding here; send the body as it is")
+        else:
+            self.refuse(400, "a Transfer-Encoding must end with chunked, and name it once")
 
     def on_body(self, chunk: bytes) -> None:  # noqa: D102
         request = self.unfinished
@@ -366,6 +372,8 @@ class Reader:
         request.keep_alive = parser.should_keep_alive() and not parser.should_upgrade()
         # Else, in HTTP/1.0, it could not be kept.
         request.old = "connection" in request.headers and parser.get_http_version() == "1.0"
+        if request.old and self._chunked:  # which HTTP/1.0 doesn't know: it may end elsewhere
+            request.keep_alive = False
         self.ended = not request.keep_alive
         self._finish(request)
         if self.ended:
