@@ -30,6 +30,12 @@ class Context:
     custom_attributes: str = ""
 
 
+class RequestError(ValueError):
+    """A request that cannot be handed to the program."""
+
+    status = 400
+
+
 class Result(NamedTuple):
     """What a program answered."""
 
@@ -96,7 +102,13 @@ class Program:
     ) -> Result:
         """Answer one request."""
         hooks = self._hooks
-        context = Context(self._model_dir, headers, headers.get(CUSTOM_ATTRIBUTES, ""))
+        attributes = headers.get(CUSTOM_ATTRIBUTES, "")
+        if not attributes.isprintable():
+            raise RequestError(
+                f"X-Amzn-SageMaker-Custom-Attributes holds {attributes!a:.100}, which is not all "
+                "visible characters; send ASCII"
+            )
+        context = Context(self._model_dir, headers, attributes)
         if "transform_fn" in hooks:
             result = hooks["transform_fn"](self._model, body, content_type, accept, context)
         else:

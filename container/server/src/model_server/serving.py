@@ -49,7 +49,7 @@ def main() -> None:
     print(
         f"serve: {program.path} and its model loaded in {seconds:.1f} s\n"
         f"serve: workers: {settings.workers}, seconds for a request: {settings.timeout}, "
-        f"bytes of a body: {settings.body_limit}\n"
+        f"bytes of a body: {settings.body_limit}, of all bodies: {settings.body_budget}\n"
         f"serve: listening on {settings.host}:{settings.port}",
         flush=True,
     )

@@ -33,6 +33,10 @@ class Settings:
         MAX_CONTENT_LENGTH in bytes; 25 MiB, SageMaker's own limit for real-time requests, and in
         batch transform 100 MB, the most that a job may ask for. SAGEMAKER_BATCH tells the two
         apart.
+    body_budget : int
+        MODEL_SERVER_BODY_BUDGET in bytes: what all requests' bodies may take together in the
+        server's process. A quarter of the memory that this container may use, at most 256 MiB, and
+        room for one body in any case.
     accept : str
         SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT, for requests without an Accept header.
     log_level : int
@@ -49,6 +53,7 @@ class Settings:
     workers: int = 1
     timeout: int = 60
     body_limit: int = 25 * MB
+    body_budget: int = 256 * MB
     accept: str = "application/json"
     log_level: int = logging.INFO
     kserve_model: str = ""
@@ -68,6 +73,14 @@ class Settings:
                 raise ValueError(f"{name}={value!r} is not a whole number from 1 to {at_most}")
             return int(value)
 
+        body_limit = integer("MAX_CONTENT_LENGTH", (100 if batch else 25) * MB, 2**31)
+        budget = max(body_limit, min(256 * MB, count_memory() // 4))
+        body_budget = integer("MODEL_SERVER_BODY_BUDGET", budget, 2**50)
+        if body_budget < body_limit:
+            raise ValueError(
+                f"MODEL_SERVER_BODY_BUDGET={body_budget} has no room for one body of "
+                f"MAX_CONTENT_LENGTH={body_limit} bytes; raise it, or lower that"
+            )
         return cls(
             program=program,
             code_uri=environ.get("SAGEMAKER_SUBMIT_DIRECTORY") or str(base / "code"),
@@ -76,7 +89,8 @@ class Settings:
             port=integer("SAGEMAKER_BIND_TO_PORT", cls.port, 65535),
             workers=integer("SAGEMAKER_MODEL_SERVER_WORKERS", count_cores(), 1000),
             timeout=integer("SAGEMAKER_MODEL_SERVER_TIMEOUT", 600 if batch else 60, 86400),
-            body_limit=integer("MAX_CONTENT_LENGTH", (100 if batch else 25) * MB, 2**31),
+            body_limit=body_limit,
+            body_budget=body_budget,
             accept=environ.get("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", cls.accept),
             log_level=_log_level(environ.get("SAGEMAKER_CONTAINER_LOG_LEVEL", "INFO")),
             kserve_model=_model_name(environ.get("KSERVE_MODEL_NAME", "")),
@@ -94,6 +108,17 @@ def count_cores() -> int:
         return min(cores, max(1, round(int(quota) / int(period))))
     except (OSError, ValueError):  # no cgroup v2, or "max"
         return cores
+
+
+def count_memory() -> int:
+    """Return how many bytes of memory this process may use, by its machine and its cgroup."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroup v2, v1
+        try:
+            memory = min(memory, int(Path("/sys/fs/cgroup", name).read_text()))
+        except (OSError, ValueError):  # the other version, or "max"
+            continue
+    return memory
 
 
 def _log_level(value: str) -> int:
