@@ -78,7 +78,9 @@ def test_custom_attributes_that_no_header_can_hold_are_refused(client, endpoint,
 
 @pytest.mark.parametrize("value", [b"trace=1; x", "é".encode("latin-1"), b"", b"  x \t"])
 def test_other_custom_attributes_come_back(client, value):
-    answer, _ = ask(client, ASK + b"X-Amzn-SageMaker-Custom-Attributes: " + value + b"\r\n\r\nfine")
+    answer, _ = ask(
+        client, ASK + b"X-Amzn-SageMaker-Custom-Attributes: " + value + b"\r\n\r\nfine"
+    )
     assert answer.status == 200
     given_back = answer.headers.get("X-Amzn-SageMaker-Custom-Attributes", "")
     assert given_back.encode("latin-1") == value.strip(b" \t")
@@ -272,7 +274,9 @@ def test_http_1_0_is_told_that_its_connection_is_kept(client, path):
 
 
 def test_http_1_0_knows_no_chunks(client):
-    head = b"POST /invocations HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n"
+    head = (
+        b"POST /invocations HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n"
+    )
     answer, body = ask(client, head + b"\r\n4\r\nfine\r\n0\r\n\r\n")
     assert (body, answer.headers["Connection"]) == (b"fine", "close")
     assert client.recv(1) == b""
@@ -283,7 +287,9 @@ def test_http_1_1_is_not(client):
     assert answer.headers["Connection"] is None
 
 
-H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+H2C = (
+    b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +326,9 @@ def test_wishes_for_another_protocol_may_come_one_after_the_other(client):
 
 
 def test_the_last_request_ends_the_connection_even_if_it_wishes_for_another_protocol(client):
-    sent = ASK + b"Connection: Upgrade, close\r\nUpgrade: h2c\r\n\r\nfine" + PING + b"Host: x\r\n\r\n"
+    sent = (
+        ASK + b"Connection: Upgrade, close\r\nUpgrade: h2c\r\n\r\nfine" + PING + b"Host: x\r\n\r\n"
+    )
     answer, body = ask(client, sent)
     assert (answer.status, body, answer.headers["Connection"]) == (200, b"fine", "close")
     assert client.recv(1) == b""

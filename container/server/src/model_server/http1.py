@@ -170,7 +170,7 @@ class Request:
         return self.connection.closed
 
 
-class _Stop(Exception):  # noqa: N818
+class _Stop(Exception):
     """Ends the parser's work on bytes that nobody will read."""
 
 
@@ -239,9 +239,7 @@ class Reader:
         in_body = self._complete and not self._chunked and self.unfinished is not None
         return not (in_body or self.ended)
 
-    def refuse(
-        self, status: int, message: str, headers: Mapping[str, str] | None = None
-    ) -> None:
+    def refuse(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         """Have the request that is being read refused, and read no further."""
         request, self.unfinished = self.unfinished or Request(), None
         request.refusal, self.ended = refusal(status, message, headers), True
@@ -279,7 +277,9 @@ class Reader:
         # the head as it would be without the wish, goes on with the body.
         request = self.unfinished
         method, version = self._parser.get_method(), self._parser.get_http_version()
-        lines = [f"{name}: {value}" for name, value in request.headers.items() if name != "upgrade"]
+        lines = [
+            f"{name}: {value}" for name, value in request.headers.items() if name != "upgrade"
+        ]
         self._parser = httptools.HttpRequestParser(self)
         head = "\r\n".join([f" {request.path} HTTP/{version}", *lines, "", ""])
         return method + head.encode("latin-1")

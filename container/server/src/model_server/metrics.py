@@ -24,9 +24,7 @@ class Metrics:
         self._seconds[bisect_left(BUCKETS, seconds)] += 1
         self._sum += seconds
 
-    def text(
-        self, in_flight: int, queued: int, workers: int, deaths: int, body_bytes: int
-    ) -> str:
+    def text(self, in_flight: int, queued: int, workers: int, deaths: int, body_bytes: int) -> str:
         """Write all figures.
 
         Parameters
