@@ -45,11 +45,14 @@ class Answer:
         only if the client accepts one.
     columns : mapping of str to (ndarray or sequence), each of length n
         What JSON and JSON lines carry beside each prediction, such as its probability.
+    by_line : bool
+        Whether JSON is written as JSON lines, because the request came so.
     """
 
     prediction: np.ndarray
     explain: Callable[[], Explanation | Mapping[str, Sequence]] | None = None
     columns: Mapping[str, Sequence] = field(default_factory=dict)
+    by_line: bool = False
 
 
 def encode(answer: Answer, accept: str | None, explained: bool = False) -> tuple[bytes, str]:
@@ -75,6 +78,8 @@ def encode(answer: Answer, accept: str | None, explained: bool = False) -> tuple
         406 if nothing that the client accepts can be written here.
     """
     media, parameters = negotiate(accept)
+    if media == JSON and answer.by_line:
+        media = JSONLINES
     if media == NPY and answer.prediction.dtype.kind not in "fiub":
         raise PayloadError(
             f"the predictions are labels, and {NPY} carries numbers; accept one of "

@@ -143,6 +143,8 @@ def predict_fn(table: Table, model: Forest | DeepForest | Gam) -> Answer:
         answer = model.answer(X)
     except ValueError as error:  # a value that the model cannot place
         raise PayloadError(str(error)) from None
+    if table.by_line:
+        answer = replace(answer, by_line=True)
     # For clients who cannot choose their Accept header.
     return replace(answer, explain=None) if table.parameters.get("explain") is False else answer
 

@@ -71,7 +71,13 @@ class Job:
         )
 
     def read(
-        self, channel: str, file: str | None = None, *, missing: bool = False, text: bool = False
+        self,
+        channel: str,
+        file: str | None = None,
+        *,
+        missing: bool = False,
+        text: bool = False,
+        header: bool | None = None,
     ) -> Table:
         """Read one file of a channel, or all of them below one another.
 
@@ -80,10 +86,12 @@ class Job:
         channel : str
             Name of the channel.
         file : str, optional
-            Path of one file inside the channel. CSV (with or without a header), Parquet and npy
-            are told apart by their ending.
+            Path of one file inside the channel. CSV, Parquet and npy are told apart as
+            `channels` says.
         missing, text : bool
             Whether cells may be missing, and columns may hold text.
+        header : bool, optional
+            Whether CSV files have a header; by default it's found out, with a warning if in doubt.
 
         Returns
         -------
@@ -96,7 +104,7 @@ class Job:
             If channel or file is absent, a file cannot be read or holds what it may not, or the
             files do not fit together.
         """
-        return self._open(channel, file, missing, text).read()
+        return self._open(channel, file, missing, text, header).read()
 
     def chunks(
         self,
@@ -106,20 +114,21 @@ class Job:
         *,
         missing: bool = False,
         text: bool = False,
+        header: bool | None = None,
         progress: bool = False,
     ) -> Chunks:
         """Return the same rows as `read` does, some at a time, for data larger than the memory.
 
         Parameters
         ----------
-        channel, file, missing, text
+        channel, file, missing, text, header
             As in `read`.
         rows : int
             Most rows of a chunk.
         progress : bool
             Whether to print how far each pass is.
         """
-        return Chunks(self._open(channel, file, missing, text), rows, progress)
+        return Chunks(self._open(channel, file, missing, text, header), rows, progress)
 
     def size(self, channel: str, file: str | None = None) -> int:
         """Return the bytes of what `read` and `chunks` would read."""
@@ -132,18 +141,29 @@ class Job:
     def folder(self, channel: str) -> Path:
         """Return where a channel's files lie.
 
+        A training channel may be called ``training``, as the SDK calls that of ``fit("s3://...")``.
+
         Raises
         ------
         JobError
             If there is no such channel.
         """
+        if channel.startswith("train") and channel not in self.channels:
+            channel = "training" if "training" in self.channels else channel
         if channel not in self.channels:
             there = ", ".join(map(repr, self.channels)) or "none"
             raise JobError(f"no channel {channel!r} (channels: {there}); pass it to fit()")
         return self.channels[channel]
 
-    def _open(self, channel: str, file: str | None, missing: bool, text: bool) -> Channel:
-        return Channel(channel, self.folder(channel), file, missing, text)
+    def _open(
+        self,
+        channel: str,
+        file: str | None,
+        missing: bool,
+        text: bool,
+        header: bool | None = None,
+    ) -> Channel:
+        return Channel(channel, self.folder(channel), file, missing, text, header)
 
     def log_metrics(self, **metrics: float) -> None:
         """Print ``name=value;`` a line, for metric definitions such as ``r2_test=(.*?);``."""

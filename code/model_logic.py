@@ -60,7 +60,7 @@ def predict_fn(table: Table, model: AdditiveModel) -> Answer:
         scale = "response" if model.link == "identity" else "link"
         return Explanation(model.intercept, values, scale)
 
-    return Answer(prediction, explain)
+    return Answer(prediction, explain, by_line=table.by_line)
 
 
 def read(table: Table, model: AdditiveModel) -> np.ndarray:
