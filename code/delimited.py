@@ -6,6 +6,7 @@ the model's names. Files of a training job may use other delimiters, and nobody 
 both are found from their first lines, and what was done in doubt is said by a warning.
 """
 
+import contextlib
 import csv
 import functools
 import io
@@ -37,16 +38,16 @@ def parse_csv(text: str, header: bool | None = None) -> Table:
     """
     lines = _Lines(io.StringIO(text.removeprefix("\ufeff"), newline=None))
     first = lines.take_first()
-    if header is not None:
-        return _read_first_block(first, lines, None, header, ())
     cells = _split(first, lines.delimiter)
+    if header is not None:
+        return _read_first_block(first, cells, lines, None, header, ())
     # A guess, which saves reading the lines again if it is right.
     header = len(set(cells)) == len(cells) and not any(
-        is_missing(cell) or read_number(cell) is not None for cell in cells
+        read_number(cell) is not None or is_missing(cell) for cell in cells
     )
     header = header and any(line.strip() for line in lines.peek(_SAMPLE))
     either = FirstLine(tuple(cells), functools.partial(parse_csv, text))
-    return _read_first_block(first, lines, None, header, (), first=either)
+    return _read_first_block(first, cells, lines, None, header, (), first=either)
 
 
 def read_blocks(
@@ -82,10 +83,11 @@ def read_blocks(
     lines.delimiter = delimiter or _find_delimiter(sample)
     if header is None:
         header = _find_header(_read_sample(sample, lines.delimiter), lines.delimiter)
-    names = _split(first, lines.delimiter) if header else None
-    kept = names and find_named(names, _find_empty(sample[1:], lines.delimiter))
-    text = {kept[j] for j in text} if kept else text
-    table = _read_first_block(first, lines, rows, header, text)
+    cells, kept = _split(first, lines.delimiter), None
+    if header:
+        kept = find_named(cells, _find_empty(sample[1:], lines.delimiter))
+        text = {kept[j] for j in text}
+    table = _read_first_block(first, cells, lines, rows, header, text)
     yield _keep(table, kept)
     width = table.values.shape[1]
     while block := lines.take(rows):
@@ -127,15 +129,18 @@ class _Lines:
 
 def _read_first_block(
     line: str,
+    cells: list[str],
     lines: _Lines,
     rows: int | None,
     header: bool,
     text: Collection[int],
     **more: FirstLine,
 ) -> Table:
-    cells = _split(line, lines.delimiter)
     if not header:
         block = [line, *lines.take(rows and rows - 1)]
+        if len(block) == 1 and not text and "_" not in line:  # a single row has no time
+            with contextlib.suppress(ValueError):
+                return Table(np.array([list(map(float, cells))]), **more)
         return _read_rows(block, lines, len(cells), text, None, **more)
     body = lines.take(rows)
     while rows and lines.is_blank(body) and (further := lines.take(rows)):
