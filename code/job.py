@@ -47,11 +47,14 @@ class Job:
         What lies here at the end becomes model.tar.gz.
     output_dir : Path
         Parent of the failure file and of `data_dir`.
+    name : str
+        What SageMaker calls the job; empty where nobody says it.
     """
 
     channels: Mapping[str, Path]
     model_dir: Path
     output_dir: Path
+    name: str = ""
 
     @property
     def data_dir(self) -> Path:
@@ -68,6 +71,7 @@ class Job:
             channels={name: Path(environ[f"SM_CHANNEL_{name.upper()}"]) for name in names},
             model_dir=Path(environ.get("SM_MODEL_DIR", "/opt/ml/model")),
             output_dir=Path(environ.get("SM_OUTPUT_DIR", "/opt/ml/output")),
+            name=environ.get("TRAINING_JOB_NAME", ""),
         )
 
     def read(
@@ -231,16 +235,8 @@ def split_target(table: Table, target: str, text: bool = False) -> tuple[Table, 
         If there is no such column, one of its cells is missing, or it holds text.
     """
     k = table.values.shape[1]
-    columns = list(table.names or [])
-    if target in columns:
-        index = columns.index(target)
-    else:
-        try:
-            index = range(k)[int(target)]
-        except (ValueError, IndexError):
-            there = ", ".join(map(repr, columns)) or f"{k}, without names"
-            raise JobError(f"target={target!r} is no column; there are {there}") from None
-    where = f"the target, column {repr(columns[index]) if columns else index + 1},"
+    columns, index = list(table.names or []), _find_index(table, target)
+    where = f"the target, column {name_target(table, target)},"
     kinds = table.text()
     labels = kinds.pop(index)
     if labels and not text:
@@ -257,6 +253,23 @@ def split_target(table: Table, target: str, text: bool = False) -> tuple[Table, 
     if not any(kinds):
         rest = rest.astype(np.float64, copy=False)
     return Table(rest, tuple(features)), y
+
+
+def name_target(table: Table, target: str) -> str:
+    """Return the name of the target's column, or its number; raises as `split_target`."""
+    index = _find_index(table, target)
+    return repr(table.names[index]) if table.names else str(index + 1)
+
+
+def _find_index(table: Table, target: str) -> int:
+    k, columns = table.values.shape[1], list(table.names or [])
+    if target in columns:
+        return columns.index(target)
+    try:
+        return range(k)[int(target)]
+    except (ValueError, IndexError):
+        there = ", ".join(map(repr, columns)) or f"{k}, without names"
+        raise JobError(f"target={target!r} is no column; there are {there}") from None
 
 
 # ---------------------------------------------------------------- hyperparameters
