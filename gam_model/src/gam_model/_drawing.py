@@ -121,11 +121,16 @@ def _characters():
 
 
 def number(value):
-    """Write a number in 4 digits, those of a whole one all, with a true minus sign."""
+    """
+    Write a number in 4 digits, those of a whole one all, with a true minus sign.
+
+    Thousands are separated from 10,000 on, so that years are not.
+    """
     if isinstance(value, Real) and not isinstance(value, bool):
         value = float(value)
         if abs(value) < 1e9 and (value.is_integer() or abs(value) >= 1e3):
-            value = f"{value:,.{0 if value.is_integer() else 1}f}"
+            comma = "," if abs(value) >= 1e4 else ""
+            value = f"{value:{comma}.{0 if value.is_integer() else 1}f}"
         else:
             value = f"{value:.4g}"
     return str(value).replace("-", "\N{MINUS SIGN}")

@@ -2,9 +2,11 @@
 
 import html
 import io
+import math
 import platform
 import re
 import warnings
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -54,6 +56,9 @@ body { margin: 2rem auto; max-width: 72rem; padding: 0 1.25rem; background: var(
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0; }
 h2 { font-size: 1.15rem; margin: 2.5rem 0 .5rem; }
 p { margin: .25rem 0 1rem; max-width: 46rem; }
+aside { border: 2px solid var(--orange); padding: .5rem 1.25rem; margin: 1.5rem 0;
+  break-inside: avoid; }
+aside h2 { margin: 0; }
 p, figcaption span, footer { color: var(--grey); font-size: .875rem; }
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: 1rem;
   margin: 1rem 0; }
@@ -89,7 +94,18 @@ h2 { break-after: avoid; }
 
 
 def write_report(
-    path, estimator, *, title=None, metrics=None, X=None, y=None, date=None, offset=None
+    path,
+    estimator,
+    *,
+    title=None,
+    metrics=None,
+    X=None,
+    y=None,
+    date=None,
+    name=None,
+    about=None,
+    checks=(),
+    offset=None,
 ):
     """
     Write what a fitted estimator is and how well it fits, as one HTML file.
@@ -102,8 +118,9 @@ def write_report(
         A fitted estimator.
     title : str, optional
         Heading; by default the estimator's class.
-    metrics : dict of str to float, optional
-        What to show at the top, such as the error on rows that were held out.
+    metrics : dict of str to float, or of str to such dicts, optional
+        What to show at the top, such as the error on rows that were held out; or the same figures
+        of several sets of rows, by the sets' names, which are shown side by side.
     X : array-like of shape (n_samples, n_features), optional
         Rows whose distribution to show under the curves, and whose missing cells to count; a
         sample will do.
@@ -113,6 +130,12 @@ def write_report(
         When the model was fitted; by default now.
     offset : float or array-like of shape (n_samples,), optional
         The rows', as in the estimator's `predict`; to be given with `y` if `fit` had one.
+    name : str, optional
+        What the model is called; by default the estimator's class.
+    about : dict of str to str, optional
+        What the model is about, such as its data and its target.
+    checks : sequence of str, optional
+        What should be looked at before the model is trusted; shown first.
 
     Raises
     ------
@@ -143,7 +166,7 @@ def write_report(
     if y is not None and X is None:
         raise ValueError("y was given without X; diagnostics need both")
     rows = None if X is None else estimator._validate(X)
-    kind = type(estimator).__name__
+    kind = type(estimator).__name__ if name is None else name
     title = kind if title is None else title
     date = datetime.now(timezone.utc) if date is None else date
     date = date.strftime("%Y-%m-%d %H:%M %Z").strip() if hasattr(date, "strftime") else date
@@ -162,8 +185,12 @@ def write_report(
     settings = [[name, repr(value)] for name, value in estimator.get_params().items()]
     parts.append(_section("Parameters", _table(["parameter", "value"], settings)))
     if metrics:
-        shown = {name: _show(value) for name, value in metrics.items()}
-        parts.insert(0, _list(shown, "large"))
+        parts.insert(0, _describe_metrics(metrics))
+    if about:
+        parts.insert(0, _list(about))
+    if checks:
+        items = "".join(f"<li>{_escape(check)}</li>\n" for check in checks)
+        parts.insert(0, f"<aside>\n<h2>Check this</h2>\n<ol>\n{items}</ol>\n</aside>\n")
     family = f"{estimator._family}, link {estimator.terms_.link}"
     page = f"""<!DOCTYPE html>
 <html lang="en">
@@ -191,6 +218,17 @@ _DIAGNOSTICS = (
 
 
 # ---------------------------------------------------------------- sections
+
+
+def _describe_metrics(metrics):
+    if not isinstance(next(iter(metrics.values())), Mapping):
+        return _list({name: _show(value) for name, value in metrics.items()}, "large")
+    figures = dict.fromkeys(figure for column in metrics.values() for figure in column)
+    lines = [
+        [figure, *(_show(column.get(figure, math.nan)) for column in metrics.values())]
+        for figure in figures
+    ]
+    return _table(["figure", *metrics], lines, right=range(1, 1 + len(metrics)))
 
 
 def _describe_fit(estimator):
