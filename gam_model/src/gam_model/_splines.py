@@ -26,7 +26,7 @@ def place_knots(x, df, degree, weight=None, ends=None):
         Degree of the splines at most.
     weight : ndarray of shape (n_samples,), optional
         How often each value counts.
-    ends : tuple of float, optional
+    ends : ndarray of shape (2,), optional
         Least and greatest value, where `x` is a sample that may lack them.
 
     Returns
@@ -48,7 +48,7 @@ def place_knots(x, df, degree, weight=None, ends=None):
     >>> place_knots(np.array([0.0, 1.0, 1.0]), df=6, degree=2)
     (array([0., 0., 1., 1.]), 1)
     """
-    low, high = ends or (x.min(), x.max())
+    low, high = (x.min(), x.max()) if ends is None else ends
     if high - low <= 8 * np.spacing(max(abs(low), abs(high))):  # constant but for rounding
         return None, degree
     gap, counted = _TIE * (high - low), None
