@@ -23,7 +23,8 @@ _ENOUGH = 1e-4  # squared standard errors that the fit still moves when smoothin
 _FEW_TURNS = 4
 _STALLED = 3  # steps in turn that lower nothing, after which none will
 _HALVINGS = 40
-_NOISE = 1e-3  # of the restricted likelihood: a change that doesn't count
+_NOISE = 1e-3  # of the restricted likelihood: a share that doesn't count as worse
+_EQUAL = 3e-3  # of twice its logarithm: a change with which smoothing has settled
 _PATIENCE = 10  # steps after which smoothing follows the working weights ever more slowly
 _LAST_TURN = 30  # step at which it goes back to where the restricted likelihood was best
 # Separation: what the rows tell of a direction, as a share of what they told at the start, and as
@@ -333,7 +334,13 @@ def iterate(rows, family, link, smoothing, start, hold=0.0, tol=1e-10, max_iter=
                 follow, (_, weights, coef, normal) = 0.0, best
         penalty = basis.penalize(weights)
         before = normal.deviance + penalty @ coef**2
-        if not before <= start.deviance * (1 + 1e-10):
+        ceiling = start.deviance * (1 + 1e-10)
+        if not before <= ceiling:  # first the nearest coefficients that this smoothing allows
+            coef = solve(normal._replace(moment=normal.gram.dot(coef)), penalty).coef
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+                normal = accumulate(rows, family, link, coef)
+            before = normal.deviance + penalty @ coef**2
+        if not before <= ceiling:
             constant = constant or accumulate(rows, family, link, start.constant)
             coef, normal, before = start.constant, constant, constant.deviance
         goal = solve(normal, penalty).coef
@@ -373,7 +380,10 @@ def iterate(rows, family, link, smoothing, start, hold=0.0, tol=1e-10, max_iter=
             merit = solution.log_det - basis.total(np.ones(len(coef))) @ np.log(weights)
             merit += after / scale if family.scale else normal.n_rows * np.log(after)
             follow *= 0.5 if merit > previous + _NOISE * abs(previous) else 2.0
-            follow, previous = min(follow, 1.0, _PATIENCE / (step + 1)), merit
+            follow = min(follow, 1.0, _PATIENCE / (step + 1))
+            if abs(merit - previous) <= _EQUAL:
+                follow = 0.0
+            previous = merit
             if best is None or merit < best[0]:
                 best = merit, weights, coef, normal
     solution = solve(normal, basis.penalize(weights))._replace(coef=coef)

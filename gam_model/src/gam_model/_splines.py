@@ -60,6 +60,7 @@ def place_knots(x, df, degree, weight=None, ends=None):
     if not np.all(np.diff([low, *inner, high]) > gap):
         values, counts = counted or _count(x, weight, (low, high))
         df = min(df, len(values))
+        degree = min(degree, df - 1)
         inner = _spread(values, counts, df - degree - 1, degree)
     return np.concatenate([[low] * (degree + 1), inner, [high] * (degree + 1)]), degree
 
@@ -111,6 +112,8 @@ def _count(x, weight, ends):
 
 def _spread(values, counts, n_knots, degree):
     """Place knots inside the range of tied values, no two of them alike."""
+    if not n_knots:
+        return []
     if len(values) == n_knots + degree + 1:  # a function for each value
         return np.convolve(values[1:-1], np.full(degree, 1 / degree), "valid")
     for _ in range(100):

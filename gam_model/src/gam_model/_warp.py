@@ -44,6 +44,11 @@ class Warp(NamedTuple):
         """Return x of t, an ndarray of any shape."""
         return self.center + self.width * np.sinh(t)
 
+    def describe(self, name):
+        """Return the formula as text, for a column of this name."""
+        sign, center = "+" if self.center < 0 else "-", abs(self.center)
+        return f"arcsinh(({name} {sign} {center:.4g}) / {self.width:.4g})"
+
 
 def propose_warps(values):
     """
