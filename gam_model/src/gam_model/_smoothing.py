@@ -304,7 +304,7 @@ def _step(gradient, hessian):
     # Along a valley without a floor, such as that of columns that repeat one another, only
     # rounding would lead on.
     values, vectors = np.linalg.eigh(hessian)
-    size = np.maximum(abs(values), 1e-5 * abs(values).max())
+    size = np.maximum(abs(values), max(1e-5 * abs(values).max(), 1e-12))
     step = -vectors @ (vectors.T @ gradient / size)
     return step * min(1.0, _LONGEST / max(abs(step).max(), _LONGEST))
 
