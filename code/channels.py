@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -59,7 +60,7 @@ class Channel:
     ):
         present = sorted(path for path in folder.rglob("*") if path.is_file())
         if file is None:  # .ipynb_checkpoints/, _SUCCESS and their like are no data
-            present = [path for path in present if not _is_hidden(path.relative_to(folder))]
+            present = [path for path in present if not is_hidden(path.relative_to(folder))]
         listing = ", ".join(str(path.relative_to(folder)) for path in present[:10])
         if file is not None and folder / file not in present:
             raise JobError(f"no file {file!r} in channel {name!r}; it holds: {listing or '-'}")
@@ -222,7 +223,8 @@ class Progress:
         print(f"{self._label}: {rows:,}{of} rows{share}", flush=True)
 
 
-def _is_hidden(path: Path) -> bool:
+def is_hidden(path: Path) -> bool:
+    """Return whether a path inside a channel is no data, as .ipynb_checkpoints/ and _SUCCESS."""
     return any(part.startswith((".", "_")) for part in path.parts)
 
 
@@ -276,27 +278,51 @@ def _read_file(
         elif ending == ".parquet":
             yield from _read_parquet(path, rows)
         else:
-            with _PACKED.get(_find_packing(path), open)(path, "rt", encoding="utf-8-sig") as file:
+            with _open_packed(path, "rt", encoding="utf-8-sig") as file:
                 yield from read_blocks(file, rows, text, header, _ENDINGS[ending])
     except UnicodeDecodeError as error:
         raise JobError(
             f"{name} is not UTF-8 text: {error.object[error.start : error.start + 1]!r} is no "
             "character; save it as UTF-8, for example by iconv -f latin1 -t utf-8"
         ) from None
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except _UNPACKING as error:
         raise JobError(f"{name} cannot be unpacked: {error}") from None
     except PayloadError as error:
         raise JobError(f"{name}: {error}") from None
 
 
+def read_unpacked(path: Path, name: str) -> bytes:
+    """Return the bytes of a file, unpacked if it is packed.
+
+    Raises
+    ------
+    JobError
+        If it cannot be unpacked; the message calls it ``name``.
+    """
+    try:
+        with _open_packed(path, "rb") as file:
+            return file.read()
+    except _UNPACKING as error:
+        raise JobError(f"{name} cannot be unpacked: {error}") from None
+
+
+def find_suffix(path: Path) -> str:
+    """Return the ending of a file's name in lower case, without that of packed files."""
+    packed = path.suffix.lower() in _PACKED
+    return (path.with_suffix("") if packed else path).suffix.lower()
+
+
 def _find_ending(path: Path) -> str:
     """Return the ending that says what is in a file; that of CSV where nothing says it."""
-    packed = path.suffix.lower() in _PACKED
-    ending = (path.with_suffix("") if packed else path).suffix.lower()
+    packed, ending = path.suffix.lower() in _PACKED, find_suffix(path)
     if ending or packed:
         return ending or ".csv"
     start = _read_start(path)
     return next((ending for ending, magic in _MAGIC.items() if start.startswith(magic)), ".csv")
+
+
+def _open_packed(path: Path, mode: str, **how: str) -> IO:
+    return _PACKED.get(_find_packing(path), open)(path, mode, **how)
 
 
 def _find_packing(path: Path) -> str:
@@ -366,5 +392,6 @@ def _write_iso(span: datetime.timedelta) -> str:
 _ENDINGS = {".csv": None, ".npy": None, ".parquet": None, ".tsv": "\t"}
 _MAGIC = {".npy": b"\x93NUMPY", ".parquet": b"PAR1"}
 _PACKED: dict[str, Callable] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_UNPACKING = (EOFError, zlib.error, lzma.LZMAError, OSError)  # OSError: of gzip and bzip2
 _PACKED_MAGIC = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ"}
 _UNPACKED = 5  # times as large is a packed table of numbers, about

@@ -11,15 +11,11 @@ neighbouring words:
 
 import argparse
 import collections
-import csv
 import functools
-import io
-import itertools
 import json
 import math
-import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,58 +23,20 @@ import numpy as np
 
 import answers
 import payload
+from checks import Checks
+from documents import TEXT, Corpus, Documents, read_corpus, read_parameters, read_request
 from job import Job, JobError, read_description, run
 from table import PayloadError, shorten
+from words import OLD, clean, share_of_unspaced
 
-FORMAT_VERSION = 1
+# In version 1 there was one analyzer, which took words apart at their marks.
+FORMAT_VERSION = 2
 LIBRARIES = ("numpy", "scikit-learn", "scipy")
 
-TEXT = "text/plain"
 # In the order in which a wildcard chooses.
 OFFERED = (payload.JSON, TEXT, payload.CSV, payload.JSONLINES)
 SCALE = "unnormalized log-probability"
-
-# ---------------------------------------------------------------- cleaning
-
-# The first paragraph, if each of its lines is "Name: value" or continues the line before, and one
-# of them says whom the post is from or what it is about. Other texts may begin with a colon, too.
-_HEADERS = re.compile(r"[\r\n]*(?:(?:[!-9;-~]+:|[ \t]).*\n){1,100}\r?\n")
-_FROM_OR_SUBJECT = re.compile(r"^(?:From|Subject):", re.MULTILINE)
-# Of people and of messages. It looks back so that a run of a million letters is scanned once.
-_ADDRESS = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w.-]+")
-_WORD = re.compile(r"\w\w+")
-
-
-def clean(text: str, stop_words: Set[str]) -> list[str]:
-    r"""Return the terms of a document, in training and in serving alike.
-
-    Headers and addresses are taken off, the rest is in lower case. Words have two characters at
-    least and are none of the stop words; after them come the pairs of words that then stand
-    beside one another.
-
-    Parameters
-    ----------
-    text : str
-    stop_words : set of str
-        In lower case.
-
-    Returns
-    -------
-    list of str
-
-    Examples
-    --------
-    >>> clean("Subject: Moon\n\nTo the Moon by Jan, a@b.org wrote", {"to", "the", "by"})
-    ['moon', 'jan', 'wrote', 'moon jan', 'jan wrote']
-    """
-    headers = _HEADERS.match(text)
-    if headers and _FROM_OR_SUBJECT.search(text, 0, headers.end()):
-        text = text[headers.end() :]
-    if "@" in text:
-        text = _ADDRESS.sub(" ", text)
-    words = [word for word in _WORD.findall(text.lower()) if word not in stop_words]
-    return words + [f"{left} {right}" for left, right in itertools.pairwise(words)]
-
+_SHARE = 0.01  # of letters or documents: less is not worth a word in training
 
 # ---------------------------------------------------------------- the frozen model
 
@@ -109,6 +67,8 @@ class Model(NamedTuple):
         to all classes alike says nothing about any.
     base : ndarray of float64, shape (k,)
         Scores of a document without any known term.
+    analyzer : str
+        What its words are, as in `words.clean`.
     """
 
     labels: list[str]
@@ -118,10 +78,12 @@ class Model(NamedTuple):
     idf: np.ndarray
     weights: np.ndarray
     base: np.ndarray
+    analyzer: str
 
     def terms(self, text: str) -> Terms:
         """Weigh the terms of a document: (1 + log count) * idf, over their norm."""
-        counts = collections.Counter(map(self.vocabulary.get, clean(text, self.stop_words)))
+        terms = clean(text, self.stop_words, self.analyzer)
+        counts = collections.Counter(map(self.vocabulary.get, terms))
         counts.pop(None, None)  # words never seen
         index = np.fromiter(counts.keys(), np.intp, len(counts))
         tfidf = np.fromiter(counts.values(), np.float64, len(counts))
@@ -137,7 +99,10 @@ class Model(NamedTuple):
 
 
 def assemble(
-    arrays: Mapping[str, np.ndarray], labels: list[str], stop_words: Iterable[str]
+    arrays: Mapping[str, np.ndarray],
+    labels: list[str],
+    stop_words: Iterable[str],
+    analyzer: str = "word",
 ) -> Model:
     """Return the model of the arrays in model.npz."""
     names = arrays["vocabulary"].tobytes().decode().split("\n")
@@ -150,6 +115,7 @@ def assemble(
         idf=arrays["idf"],
         weights=weights - weights.mean(axis=1, keepdims=True),
         base=arrays["base"],
+        analyzer=analyzer,
     )
 
 
@@ -159,92 +125,25 @@ def assemble(
 def model_fn(model_dir: str) -> Model:
     """Load what `train` wrote."""
     folder = Path(model_dir)
-    described = read_description(folder, FORMAT_VERSION)
+    described = read_description(folder, 1, FORMAT_VERSION)
+    analyzer = OLD if described["format_version"] == 1 else described["analyzer"]
     with np.load(folder / "model.npz", allow_pickle=False) as arrays:
-        return assemble(arrays, described["labels"], described["stop_words"])
+        return assemble(arrays, described["labels"], described["stop_words"], analyzer)
 
 
-def input_fn(body: bytes | str, content_type: str) -> list[str]:
-    """Read a request's documents.
-
-    text/plain is one document. text/csv is one a record: of a single column, or of the column
-    ``text`` where the first record names several (or is said to, by ``header=present``).
-    JSON is a text, a record ``{"text": ...}``, or an array of them, also under ``instances``; in
-    JSON lines, one a line. Bytes that are no text in their charset become U+FFFD.
-    """
-    media, parameters, text = payload.open_body(body, content_type, _READERS, errors="replace")
-    return _READERS[media](text.removeprefix("\ufeff"), parameters)
-
-
-def _read_csv(text: str, parameters: Mapping[str, str]) -> list[str]:
-    # It stops at cells of 128 kB. The limit is the process's, and threads share it: only upwards.
-    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-    # NUL is part of no word, and the csv module of Python 3.10 cannot read it.
-    lines = io.StringIO(text.replace("\0", " "), newline="")
-    try:
-        records = [record or [""] for record in csv.reader(lines, strict=True)]
-    except csv.Error as error:
-        raise PayloadError(f"not comma-separated values: {error}") from None
-    if not records:  # nothing but a byte order mark
-        raise PayloadError("got no documents; send at least one")
-    first, header = records[0], parameters.get("header")
-    named = header == "present" or (header is None and len(first) > 1 and "text" in first)
-    if named and len(first) > 1 and "text" not in first:
-        raise PayloadError(f"no column is named 'text'; got {shorten(first)}")
-    width = len(first) if named else 1
-    for number, record in enumerate(records, 1):
-        if len(record) != width:
-            raise PayloadError(
-                f"record {number} has {len(record)} cells where {width} is expected; put a text "
-                'that holds commas into quotes, and double the quotes in it: "a ""b"", c"'
-            )
-    column = first.index("text") if width > 1 else 0
-    return _documents([record[column] for record in records[named:]])
-
-
-def _read_json(text: str, _: Mapping[str, str]) -> list[str]:
-    content = payload.load_json(text)
-    if isinstance(content, dict):
-        content = content.get("instances", content)
-    return _documents(content if isinstance(content, list) else [content])
-
-
-def _read_jsonlines(text: str, _: Mapping[str, str]) -> list[str]:
-    return _documents(
-        [
-            payload.load_json(line, f"line {number}: ")
-            for number, line in enumerate(text.split("\n"), 1)
-            if line.strip()
-        ]
-    )
-
-
-def _documents(rows: list) -> list[str]:
-    if not rows:
-        raise PayloadError("got no documents; send at least one")
-    texts = [row.get("text") if isinstance(row, dict) else row for row in rows]
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise PayloadError(
-                f'document {number} is {shorten(rows[number])}; send a text or {{"text": "..."}}'
-            )
-    return texts
-
-
-_READERS: dict[str, Callable[[str, Mapping[str, str]], list[str]]] = {
-    TEXT: lambda text, _: [text],
-    payload.CSV: _read_csv,
-    payload.JSON: _read_json,
-    payload.JSONLINES: _read_jsonlines,
-}
+def input_fn(body: bytes | str, content_type: str) -> Documents:
+    """Read a request."""
+    return read_request(body, content_type)
 
 
 class Answer(NamedTuple):
-    """The scores of n documents, and what they are made of."""
+    """The scores of n documents, what they are made of, and what the request asks for."""
 
     model: Model
     terms: list[Terms]
     scores: np.ndarray
+    parameters: Mapping[str, object]
+    by_line: bool
 
     def describe(self, row: int, explained: bool, top_k: int) -> dict:
         """Return what JSON says of a document."""
@@ -272,11 +171,24 @@ class Answer(NamedTuple):
         values = dict(zip(names, added[largest].tolist(), strict=True))
         return {"shap_base": float(self.model.base[k]), "shap_values": values}
 
+    def warn(self) -> tuple[str, list[bool]]:
+        """Return what the answer should be taken with care for, and of which documents."""
+        unknown = [len(terms.index) == 0 for terms in self.terms]
+        if not any(unknown):
+            return "", unknown
+        more = f" and {sum(unknown) - 1} more" if sum(unknown) > 1 else ""
+        return (
+            f"no word of document {unknown.index(True)}{more} is known to the model, so label and "
+            "probability are the prior, as of an empty text"
+        ), unknown
+
 
 def predict_fn(texts: list[str], model: Model) -> Answer:
     """Score every document."""
-    terms = [model.terms(text) for text in texts]
-    return Answer(model, terms, np.stack([model.scores(each) for each in terms]))
+    documents = texts if isinstance(texts, Documents) else Documents(texts)
+    terms = [model.terms(text) for text in documents]
+    scores = np.stack([model.scores(each) for each in terms])
+    return Answer(model, terms, scores, documents.parameters, documents.by_line)
 
 
 def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
@@ -284,10 +196,15 @@ def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
 
     ``top_k=3`` asks for the three likeliest labels of each document, and ``explain=true`` for what
     each term adds to the score of the predicted label; both together, for what each term adds to
-    the scores of all three.
+    the scores of all three. Either stands in Accept, or in the ``parameters`` of a JSON request;
+    Accept goes first. JSON and JSON lines also carry ``warnings``, if there are any.
     """
-    media, parameters = answers.negotiate(accept, OFFERED)
-    explained, top_k = parameters.get("explain") == "true", _read_top_k(parameters)
+    media, accepted = answers.negotiate(accept, OFFERED)
+    if media == payload.JSON and answer.by_line:
+        media = payload.JSONLINES
+    accepted = {name: accepted[name] for name in ("top_k", "explain") if name in accepted}
+    asked = {**answer.parameters, **read_parameters(accepted)}
+    explained, top_k = asked.get("explain", False), asked.get("top_k", 0)
     if media in (TEXT, payload.CSV):
         if explained or top_k:
             raise PayloadError(
@@ -299,98 +216,20 @@ def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
             return answers.join_lines(labels), TEXT
         return answers.encode(answers.Answer(np.array(labels)), payload.CSV)
     rows = [answer.describe(row, explained, top_k) for row in range(len(answer.terms))]
+    warning, unknown = answer.warn()
     if media == payload.JSONLINES:
+        for row in np.flatnonzero(unknown):
+            rows[row]["warnings"] = [warning]
         return answers.join_lines(json.dumps(row) for row in rows), media
     columns = {key: [row[key] for row in rows] for key in rows[0]}
     if explained:
         columns["scale"] = SCALE
+    if warning:
+        columns["warnings"] = [warning]
     return json.dumps(columns).encode(), media
 
 
-def _read_top_k(parameters: Mapping[str, str]) -> int:
-    value = parameters.get("top_k")
-    if value is None:
-        return 0
-    if not re.fullmatch("0*[1-9][0-9]{0,8}", value):
-        raise PayloadError(f"top_k={shorten(value)} is no number of labels; send top_k=3")
-    return int(value)
-
-
 # ---------------------------------------------------------------- training
-
-
-class Corpus(NamedTuple):
-    """Documents and the label of each."""
-
-    texts: list[str]
-    labels: list[str]
-
-
-def read(job: Job, channel: str) -> Corpus:
-    """Read a channel: tables with the columns ``text`` and ``label``, or a folder for each label.
-
-    Tables end in .csv, .jsonl or .parquet. Any other file is one document, whose label is the
-    name of the folder that it lies in; UTF-8 if it can be, else Latin-1.
-    """
-    folder = job.folder(channel)
-    texts, labels = [], []
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        if not path.is_file() or any(part.startswith((".", "_")) for part in name.parts):
-            continue
-        if path.suffix in TABLES:
-            table = _read_table(path, name)
-            texts += table.texts
-            labels += table.labels
-        elif name.parent != Path():
-            texts.append(_decode(path.read_bytes()))
-            labels.append(name.parent.name)
-        else:
-            raise JobError(
-                f"{name}: unknown ending; expected one of {', '.join(TABLES)}, or documents in "
-                "one folder for each label"
-            )
-    if not texts:
-        raise JobError(f"channel {channel!r} holds no document")
-    for label in set(labels):
-        if not label.isprintable() or label != label.strip() or not label:
-            raise JobError(f"{shorten(label)} is no label; take one line of printable characters")
-    return Corpus(texts, labels)
-
-
-TABLES = (".csv", ".jsonl", ".parquet")
-
-
-def _read_table(path: Path, name: Path) -> Corpus:
-    import pandas
-
-    try:
-        if path.suffix == ".csv":
-            table = pandas.read_csv(path, dtype=str, keep_default_na=False)
-        elif path.suffix == ".jsonl":
-            table = pandas.read_json(path, lines=True, dtype=False)
-        else:
-            table = pandas.read_parquet(path)
-    except (ValueError, OSError) as error:
-        raise JobError(f"{name} cannot be read: {error}".replace("\n", " ")) from None
-    for column in ("text", "label"):
-        if column not in table:
-            there = ", ".join(map(repr, table.columns)) or "none"
-            raise JobError(f"{name} has no column {column!r}; its columns are {there}")
-    for column in ("text", "label"):
-        for row, value in enumerate(table[column].tolist(), 1):
-            if not isinstance(value, str):
-                raise JobError(
-                    f"{name}: row {row}, column {column!r} is {shorten(value)}, not a text"
-                )
-    return Corpus(table["text"].tolist(), table["label"].tolist())
-
-
-def _decode(content: bytes) -> str:
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        return content.decode("latin-1")
 
 
 class WeightedLogistic:
@@ -449,6 +288,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", type=int, default=100_000, help="terms to keep, by chi2")
     parser.add_argument("--min-df", type=int, default=2, help="documents that a term is in")
     parser.add_argument("--stop-words", choices=["english", "none"], default="english")
+    parser.add_argument(
+        "--analyzer",
+        choices=["word", "char"],
+        default="word",
+        help="char: each character of scripts without spaces, as Chinese, is a word of its own",
+    )
 
 
 def make_pipeline(arguments: argparse.Namespace, stop_words: Set[str]):
@@ -464,7 +309,9 @@ def make_pipeline(arguments: argparse.Namespace, stop_words: Set[str]):
             (
                 "tfidf",
                 TfidfVectorizer(
-                    analyzer=functools.partial(clean, stop_words=stop_words),
+                    analyzer=functools.partial(
+                        clean, stop_words=stop_words, analyzer=arguments.analyzer
+                    ),
                     min_df=arguments.min_df,
                     sublinear_tf=True,
                 ),
@@ -510,13 +357,20 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def train(job: Job, arguments: argparse.Namespace) -> None:
-    """Fit, measure and save one model."""
+    """Fit, measure, check and save one model."""
+    with Checks() as checks:
+        _train(job, arguments, checks)
+    if box := checks.box():
+        print(box, flush=True)
+
+
+def _train(job: Job, arguments: argparse.Namespace, checks: Checks) -> None:
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
     check(arguments)
-    corpora = {"train": read(job, "train")}
+    corpora = {"train": read_corpus(job, "train")}
     if "test" in job.channels:
-        corpora["test"] = read(job, "test")
+        corpora["test"] = read_corpus(job, "test")
     texts, labels = corpora["train"]
     if len(set(labels)) < 2:
         raise JobError(f"every document has the label {labels[0]!r}; at least two are needed")
@@ -529,12 +383,14 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
     except ValueError as error:  # no term is in min_df documents
         raise JobError(f"channel 'train': {error}") from None
     arrays, classes = freeze(pipeline), pipeline["classify"].classes_.tolist()
-    model = assemble(arrays, classes, stop_words)
+    model = assemble(arrays, classes, stop_words, arguments.analyzer)
     print(f"{len(texts)} documents, {len(classes)} labels, {len(model.idf)} terms", flush=True)
 
     metrics, reports = {}, {}
     for split, corpus in corpora.items():
-        reports[split] = report(model, corpus)
+        answer = predict_fn(corpus.texts, model)
+        reports[split] = report(answer, corpus.labels)
+        checks.add(*check_corpus(split, corpus, answer))
         metrics |= {
             f"macro_f1_{split}": reports[split]["macro avg"]["f1-score"],
             f"accuracy_{split}": reports[split]["accuracy"],
@@ -549,17 +405,42 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
         hyperparameters=vars(arguments),
         labels=classes,
         stop_words=sorted(stop_words),
+        analyzer=arguments.analyzer,
         metrics=metrics,
+        checks=checks.findings,
     )
 
 
-def report(model: Model, corpus: Corpus) -> dict:
+def report(answer: Answer, labels: list[str]) -> dict:
     """Return precision, recall, F1 and support of each label, their means, and the accuracy."""
     from sklearn.metrics import classification_report
 
-    scores = [model.scores(model.terms(text)) for text in corpus.texts]
-    predicted = [model.labels[k] for k in np.argmax(scores, axis=1)]
-    return classification_report(corpus.labels, predicted, output_dict=True, zero_division=0)
+    predicted = [answer.model.labels[k] for k in answer.scores.argmax(axis=1)]
+    return classification_report(labels, predicted, output_dict=True, zero_division=0)
+
+
+def check_corpus(split: str, corpus: Corpus, answer: Answer) -> list[str]:
+    """Find what the owner of a model should look at before trusting it, one sentence each."""
+    findings, n = [], len(corpus.texts)
+    unspaced = share_of_unspaced(corpus.texts) if answer.model.analyzer == "word" else 0.0
+    if unspaced > _SHARE:
+        findings.append(
+            f"{unspaced:.0%} of the letters in channel {split!r} are of scripts that are written "
+            "without spaces between words, such as Chinese, Japanese or Thai: what stands between "
+            "two spaces counts as one word, unless analyzer=char"
+        )
+    unknown = sum(len(terms.index) == 0 for terms in answer.terms)
+    if unknown > _SHARE * n:
+        findings.append(
+            f"{unknown} of {n} documents in channel {split!r} hold no word that the model knows"
+        )
+    if odd := sorted(set(corpus.labels).difference(answer.model.labels)):
+        listed = ", ".join(map(shorten, odd[:5])) + (", ..." if len(odd) > 5 else "")
+        findings.append(
+            f"channel {split!r} has labels that training has not, which are never predicted: "
+            f"{listed} ({sum(label in odd for label in corpus.labels)} of {n} documents)"
+        )
+    return findings
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def decode(body: bytes | str, content_type: str | None) -> Table:
     """
     media, parameters, content = open_body(body, content_type, _DECODERS)
     if media == CSV:
-        table = parse_csv(content, _read_header_parameter(parameters))
+        table = parse_csv(content, read_header_parameter(parameters))
     else:
         table = _DECODERS[media](content)
     return _ignore_extra(table, parameters) if "ignore_extra" in parameters else table
@@ -111,7 +111,8 @@ def _ignore_extra(table: Table, parameters: Mapping[str, object]) -> Table:
     return replace(table, ignore_extra=ignore)
 
 
-def _read_header_parameter(parameters: dict[str, str]) -> bool | None:
+def read_header_parameter(parameters: Mapping[str, str]) -> bool | None:
+    """Return whether the first line of text/csv is a header, if the sender says so."""
     header = parameters.get("header")
     if header not in (None, "present", "absent"):
         raise PayloadError(
@@ -206,24 +207,16 @@ def parse_json(text: str) -> Table:
     Several lines of JSON, as batches of type MultiRecord are sent, are read as JSON lines, and to
     be answered so.
     """
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        value = text[: error.pos]
-        if error.msg == "Extra data" and "\n" in value[len(value.rstrip()) :]:
-            return replace(parse_jsonlines(text), by_line=True)
-        raise PayloadError(f"not valid JSON: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise PayloadError(f"not valid JSON: {error}") from None
+    content, by_line = load_json_or_lines(text)
+    if by_line:
+        return replace(_from_lines(content), by_line=True)
     if isinstance(content, str):
         content = load_json(content, "the body is a JSON string; inside it: ")
     if not isinstance(content, dict):
         return _from_json(content)
     if "instances" not in content:
         return _from_json([content])
-    parameters = content.get("parameters", {})
-    if not isinstance(parameters, dict):
-        raise PayloadError(f"parameters must be an object, got {shorten(parameters)}")
+    parameters = read_parameters(content)
     table = _from_json(content["instances"], parameters)
     if "ignore_extra" not in parameters:
         return table
@@ -233,13 +226,50 @@ def parse_json(text: str) -> Table:
 
 def parse_jsonlines(text: str) -> Table:
     """Read one record, array or number a line."""
-    rows = [
+    return _from_lines(load_lines(text))
+
+
+def _from_lines(rows: list) -> Table:
+    # A line is a row, even a row of one number.
+    return _from_json([row if isinstance(row, (dict, list)) else [row] for row in rows])
+
+
+def read_parameters(content: Mapping[str, object]) -> dict[str, object]:
+    """Return what a JSON request asks for beside its ``instances``."""
+    parameters = content.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise PayloadError(f"parameters must be an object, got {shorten(parameters)}")
+    return parameters
+
+
+def load_json_or_lines(text: str) -> tuple[object, bool]:
+    """Read one JSON value, or several lines of JSON, as batches of type MultiRecord are sent.
+
+    Returns
+    -------
+    content : object
+        The value, or the list of the lines' values.
+    by_line : bool
+        Whether it is the latter.
+    """
+    try:
+        return json.loads(text), False
+    except json.JSONDecodeError as error:
+        value = text[: error.pos]
+        if error.msg == "Extra data" and "\n" in value[len(value.rstrip()) :]:
+            return load_lines(text), True
+        raise PayloadError(f"not valid JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise PayloadError(f"not valid JSON: {error}") from None
+
+
+def load_lines(text: str) -> list:
+    """Read one JSON value a line."""
+    return [
         load_json(line, f"line {number}: ")
         for number, line in enumerate(text.split("\n"), 1)
         if line.strip()
     ]
-    # A line is a row, even a row of one number.
-    return _from_json([row if isinstance(row, (dict, list)) else [row] for row in rows])
 
 
 def load_json(text: str, where: str = "") -> object:

@@ -11,6 +11,7 @@ import sys
 import tarfile
 import time
 import tracemalloc
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,72 @@ def test_cleaning(text, terms):
     assert words == terms
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "हिन्दी में लिखा क्षेत्र",
+        "தமிழ் மொழி",
+        "বাংলা ভাষায় লেখা",
+        "שָׁלוֹם עוֹלָם",
+        "السَّلامُ عَلَيْكُم",
+        "می\u200cخواهم بروم",  # noqa: RUF001
+        "ශ්\u200dරී ලංකාව",
+        "สวัสดี ครับ",
+        "မြန်မာ ဘာသာ",
+        "བོད ཡིག",
+        "한국어 문장",
+        "naïve café",
+        "q̃al r̥ta",  # accents of which no letter is made
+        "\U00011013\U0001103c\U00011013 \U0001e900\U0001e944\U0001e901",  # Brahmi, Adlam
+    ],
+)
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_words_of_every_script_are_whole_and_spelled_in_one_way(text, form):
+    terms = program.clean(unicodedata.normalize(form, text), frozenset())
+    words = unicodedata.normalize("NFC", text.lower()).split()
+    assert [term for term in terms if " " not in term] == words
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("co\u00adoperate \u200fשלום\u200e ❤\ufe0f \ufeffmoon", ["cooperate", "שלום", "moon"]),  # noqa: RUF001
+        ("葛\U000e0100城", ["葛城"]),
+        ("می\u200cخواهم\u200c ok\u200d\u200d! \u200c\u200cno", ["می\u200cخواهم", "ok", "no"]),  # noqa: RUF001
+        ("ไทย\u200bภาษา", ["ไทย", "ภาษา"]),
+        ("\u0301\u0301 a\u0301 (\u0301)", []),  # marks without a letter, one letter
+        ("İSTANBUL I\u0307stanbul", ["i\u0307stanbul"] * 2),
+        ("ab\u0301@c.org orbit", ["orbit"]),
+    ],
+)
+def test_what_is_not_seen_is_no_part_of_a_word(text, words):
+    assert [term for term in program.clean(text, frozenset()) if " " not in term] == words
+
+
+def test_characters_are_words_of_scripts_without_spaces_if_asked_for():
+    terms = program.clean("月面着陸はNASAの か\u3099 ก็ดี!", {"の"}, "char")
+    assert terms[:10] == ["月", "面", "着", "陸", "は", "nasa", "が", "ก็", "ดี", "月 面"]
+    assert terms[10:] == ["面 着", "着 陸", "陸 は", "は nasa", "nasa が", "が ก็", "ก็ ดี"]
+    text = "Shuttle in हिन्दी, \u200cশ্রী x 42 don't"
+    assert program.clean(text, frozenset(), "char") == program.clean(text, frozenset())
+
+
+def test_all_marks_belong_to_words():
+    marks = [c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(c)[0] == "M"]
+    invisible = {*"\u034f\u180b\u180c\u180d\u180f", *map(chr, range(0xFE00, 0xFE10))}
+    for mark in marks:
+        whole = mark not in invisible and not 0xE0000 <= ord(mark) < 0xE1000
+        word = unicodedata.normalize("NFC", f"a{mark}b" if whole else "ab")
+        assert program.clean(f"a{mark}b", frozenset()) == [word]
+
+
+def test_texts_without_marks_have_the_words_that_they_had():
+    rng = random.Random(3)
+    for _ in range(2000):
+        text = "".join(rng.choices("aEé _0.-'\n中ßж", k=30))
+        assert program.clean(text, frozenset()) == program.clean(text, frozenset(), "word-1")
+
+
 def test_pairs_are_of_the_words_that_are_left():
     assert program.clean("State of the art", {"of", "the"}) == ["state", "art", "state art"]
 
@@ -154,14 +221,22 @@ def test_pairs_are_of_the_words_that_are_left():
         ":" * 2_000_000,
         "\n" * 2_000_000,
         "\r\n" * 1_000_000 + "Subject: a\n\n",
+        "a" + "\u0300\u0316" * 500_000,
+        "\u0316\u0300" * 500_000,
+        "a" + "\u200d" * 1_000_000,
+        "a\u200d" * 500_000,
+        "İ" * 500_000,
+        "月" * 100_000,
+        "か\u309a" * 50_000,
     ],
-    ids=lambda text: repr(text[:9]),
+    ids=lambda text: ascii(text[:9]),
 )
-def test_cleaning_takes_time_in_proportion(text):
+@pytest.mark.parametrize("analyzer", ["word", "char"])
+def test_cleaning_takes_time_in_proportion(text, analyzer):
     start = time.perf_counter()
     tracemalloc.start()
     try:
-        program.clean(text, frozenset())
+        program.clean(text, frozenset(), analyzer)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -231,9 +306,26 @@ def test_the_model_is_numbers_and_words(model_dir, model):
 def test_a_model_of_another_format_is_refused(model_dir, tmp_path):
     shutil.copytree(model_dir, tmp_path, dirs_exist_ok=True)
     described = json.loads((tmp_path / "model.json").read_text())
-    (tmp_path / "model.json").write_text(json.dumps(described | {"format_version": 2}))
-    with pytest.raises(ValueError, match=r"format_version 2, this program reads 1; train"):
+    (tmp_path / "model.json").write_text(json.dumps(described | {"format_version": 3}))
+    with pytest.raises(ValueError, match=r"format_version 3, this program reads 1 and 2; train"):
         program.model_fn(str(tmp_path))
+
+
+@pytest.mark.filterwarnings("ignore:k=.* is greater than n_features")
+def test_models_of_version_1_split_words_as_they_did(tmp_path):
+    texts, labels = ["आकाश चमकीला", "आकाश बर्फ़ीला"] * 2, ["moon", "ice"] * 2
+    arguments = parse("--min-df=1", "--features=99")
+    arguments.analyzer = "word-1"
+    pipeline = program.make_pipeline(arguments, frozenset()).fit(texts, labels)
+    np.savez(tmp_path / "model.npz", **program.freeze(pipeline))
+    described = {"format_version": 1, "labels": ["ice", "moon"], "stop_words": []}
+    (tmp_path / "model.json").write_text(json.dumps(described))
+    asked = ["आकाश चमकीला", TEXT, f"{JSON}; explain=true"]
+    answer = invoke(program.model_fn(str(tmp_path)), *asked)
+    assert answer["shap_values"][0].keys() == {"आक", "चमक", "आक चमक"}  # of what was between marks
+    described |= {"format_version": 2, "analyzer": "word"}
+    (tmp_path / "model.json").write_text(json.dumps(described))
+    assert invoke(program.model_fn(str(tmp_path)), *asked)["shap_values"] == [{}]
 
 
 # ---------------------------------------------------------------- training
@@ -312,7 +404,18 @@ ROW = '{"text": "moon", "label": "space"}\n'
         ({"train/a.csv": ""}, [], "a.csv cannot be read: No columns"),
         ({"train/a.jsonl": "[1"}, [], "a.jsonl cannot be read: "),
         ({"train/a.parquet": "PAR1"}, [], "a.parquet cannot be read: "),
-        ({"train/a.csv": b"text,label\n\xff,a\n"}, [], "a.csv cannot be read: 'utf-8' codec"),
+        ({"train/a.csv": b"text,label\nmoon, ice,a\n"}, [], "record 2 has 3 cells where 2 is exp"),
+        ({"train/a.csv": 'text,label\n"moon" ice,a\n'}, [], "a.csv cannot be read: not comma-sep"),
+        ({"train/a.csv": "text,text,label\nmoon,ice,a\n"}, [], "two columns are named 'text'"),
+        ({"train/a.csv.gz": b"\x1f\x8b\x08"}, [], "a.csv.gz cannot be unpacked: "),
+        ({"train/a.csv.bz2": b"BZh91AY&SY..."}, [], "a.csv.bz2 cannot be unpacked: "),
+        (
+            {"train/part-0": "moon,space\n"},
+            [],
+            "part-0 has no column 'text'; its columns are 'm",
+        ),
+        ({"train/a.jsonl": '{"text": "moon", "label": [0]}'}, [], "column 'label' is [0], not a"),
+        ({"train/a.jsonl": ROW}, ["--analyzer", "words"], "invalid choice: 'words'"),
         ({"train/a.csv": "text,group\na,b\n"}, [], "no column 'label'; its columns are 'text', '"),
         ({"train/a.jsonl": ROW + '{"text": "moon"}'}, [], "row 2, column 'label' is nan"),
         ({"train/a.jsonl": '{"text": 5, "label": "a"}'}, [], "row 1, column 'text' is 5"),
@@ -426,7 +529,7 @@ def test_what_is_no_document_is_refused(body, content_type, status, message):
 
 
 def test_json_carries_the_probability(model):
-    texts = [HOCKEY, SPACE, ""]
+    texts = [HOCKEY, SPACE, "puck"]
     answer = invoke(model, json.dumps(texts), JSON)
     assert set(answer) == {"prediction", "probability"}
     assert answer["prediction"][:2] == ["rec.sport.hockey", "sci.space"]
