@@ -1,4 +1,5 @@
 import csv
+import gzip
 import io
 import json
 import os
@@ -366,6 +367,142 @@ def test_posts_in_folders_are_utf8_or_latin1(train):
     assert "fusée" in program.model_fn(str(train(files))).vocabulary
 
 
+def label(posts: program.Corpus, names: list) -> pd.DataFrame:
+    codes = [names[list(TOPICS).index(label)] for label in posts.labels]
+    return pd.DataFrame({"text": posts.texts, "label": codes})
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        ([0, 1, 2], ["0", "1", "2"]),
+        ([10, -1, 0.5], ["-1", "0.5", "10"]),
+        ([1.0, 2.0, 3.0], ["1", "2", "3"]),
+        ([True, False, True], ["false", "true"]),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_labels_may_be_numbers(train, tmp_path, names, labels, suffix):
+    frame = label(corpus(), names)
+    if suffix == "csv":
+        content = frame.astype({"label": object}).to_csv(index=False)
+        labels = sorted(set(map(str, frame.label)))  # as it has them
+    elif suffix == "jsonl":
+        content = frame.to_json(orient="records", lines=True)
+    else:
+        frame.to_parquet(tmp_path / "a.parquet")
+        content = (tmp_path / "a.parquet").read_bytes()
+    model = program.model_fn(str(train({f"train/a.{suffix}": content}, "--min-df=1")))
+    assert model.labels == labels
+    assert invoke(model, SPACE)["prediction"][0] in labels
+
+
+def test_tables_are_read_as_they_come(train, capsys):
+    posts = corpus()
+    posts.texts[:] = [f"{text} fusée, l'été; À\tla" for text in posts.texts]
+    frame = label(posts, list(TOPICS))
+    plain = frame.to_csv(index=False)
+    semicolons = frame[["label", "text"]].to_csv(index=False, sep=";")
+    tabs = frame.to_csv(index=False, sep="\t")
+    layouts = {
+        "a.csv": plain.encode(),
+        "b.csv": plain.encode("latin-1"),
+        "c.csv": plain.encode("utf-16"),
+        "d.csv": plain.encode("utf-8-sig"),
+        "e.csv.gz": gzip.compress(plain.encode()),
+        "f.CSV": gzip.compress(semicolons.encode("latin-1")),
+        "g.csv": semicolons.encode(),
+        "h.tsv": tabs.encode(),
+        "i.csv": tabs.replace("\n", "\r\n").encode(),
+        "j.csv": frame.to_csv(index=False, sep="|").encode(),
+        "part-00000": plain.encode(),
+        "part-00001": as_jsonl(posts).encode(),
+        "k.jsonl.gz": gzip.compress(as_jsonl(posts).encode()),
+        "l.jsonl": frame.to_json(orient="records", lines=True, force_ascii=False).encode("utf-16"),
+    }
+    expected = None
+    for name, content in layouts.items():
+        model = program.model_fn(str(train({f"train/{name}": content}, "--min-df=1")))
+        expected = expected or model
+        assert (name, model.names) == (name, expected.names)
+        np.testing.assert_allclose(model.weights, expected.weights, atol=1e-12)
+        warned = "lines that are not were read as Latin-1" in capsys.readouterr().out
+        assert warned == (name in ("b.csv", "f.CSV"))
+    assert "fusée" in expected.vocabulary
+
+
+def test_lines_of_either_encoding_may_be_mixed(train):
+    header = b"text,label\n"
+    lines = ["fusée lune,space\n".encode(), "fusée glace,hockey\n".encode("latin-1")] * 4
+    model = program.model_fn(str(train({"train/a.csv": header + b"".join(lines)})))
+    assert {"fusée", "fusée lune", "fusée glace"} <= model.vocabulary.keys()
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_documents_may_be_utf16_or_packed(train, suffix):
+    pack = gzip.compress if suffix else bytes
+    files = {
+        f"train/{name}/{k}{suffix}": pack(f"fusée {name}".encode(encoding))
+        for name in ("lune", "glace")
+        for k, encoding in enumerate(["utf-8", "latin-1", "utf-16", "utf-8-sig"])
+    }
+    model = program.model_fn(str(train(files, "--min-df=4")))
+    assert set(model.names) == {"fusée", "lune", "glace", "fusée lune", "fusée glace"}
+
+
+def test_a_channel_may_be_called_training(train):
+    assert program.model_fn(str(train({"training/a.jsonl": as_jsonl(corpus())})))
+
+
+WORDS = {"space": "月面着陸 探査機 軌道", "hockey": "氷球選手 得点 試合"}
+
+
+def japanese() -> str:
+    """Sentences without spaces, of which no two are alike."""
+    rng, rows = random.Random(0), []
+    for _ in range(20):
+        for name, words in WORDS.items():
+            text = "は".join(rng.sample(words.split(), k=3)) + str(rng.random())
+            rows.append({"text": text.replace("0.", "第"), "label": name})
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def test_japanese_is_told_apart_by_its_characters(train, capsys):
+    model = program.model_fn(str(train({"train/a.jsonl": japanese()}, "--analyzer=char")))
+    assert "Check this" not in capsys.readouterr().out
+    answer = invoke(model, "探査機が月面に着陸した", accept=f"{JSON}; explain=true")
+    assert answer["prediction"] == ["space"]
+    assert answer["probability"][0] > 0.9
+    assert {"月", "月 面", "探 査"} <= answer["shap_values"][0].keys()
+
+
+def test_what_should_be_looked_at_is_said_in_one_box(train, capsys):
+    posts, other = corpus(), corpus(60, seed=1)
+    files = {"train/a.jsonl": as_jsonl(posts), "test/a.jsonl": as_jsonl(other)}
+    described = json.loads((train(files) / "model.json").read_text())
+    assert described["checks"] == []
+    assert "Check this" not in capsys.readouterr().out
+
+    other.labels[:6] = ["sci.med"] * 6
+    other.texts[:3] = ["", "月面着陸" * 40, "xyzzy"]
+    files["test/a.jsonl"] = as_jsonl(other)
+    described = json.loads((train(files) / "model.json").read_text())
+    unspaced, unknown, labels = described["checks"]
+    assert re.match(
+        r"\d% of the letters in channel 'test' are of scripts .* analyzer=char", unspaced
+    )
+    assert unknown == "3 of 60 documents in channel 'test' hold no word that the model knows"
+    assert labels == (
+        "channel 'test' has labels that training has not, which are never predicted: 'sci.med' "
+        "(6 of 60 documents)"
+    )
+    output = capsys.readouterr().out
+    assert output.index("| Check this") > output.index(f"warning: {labels}")
+
+    train({"train/a.jsonl": japanese() + as_jsonl(posts)}, "--min-df=1")
+    assert "of the letters in channel 'train' are of scripts" in capsys.readouterr().out
+
+
 def test_metrics_are_of_the_saved_model(train, capsys):
     other = corpus(60, seed=1)
     other.labels[:6] = ["sci.med"] * 6  # a label that no model of this corpus predicts
@@ -467,6 +604,12 @@ def test_plain_text_is_one_document_and_csv_one_a_record(model):
     ("body", "content_type", "texts"),
     [
         ("text", CSV, ["text"]),
+        ("text\na\nb\n", CSV, ["a", "b"]),
+        ('\ufeff"Text"\r\n"a\nb"\r\n', CSV, ["a\nb"]),
+        ("text\n\n", CSV, [""]),
+        ("text\na", f"{CSV}; header=absent", ["text", "a"]),
+        ("a\ntext", CSV, ["a", "text"]),
+        ("id,Text\n1,a", CSV, ["a"]),
         ("text\na", f"{CSV}; header=present", ["a"]),
         ("body\na", f"{CSV}; header=present", ["a"]),
         ('id,text\n1,"a, b"\n2,c', CSV, ["a, b", "c"]),
@@ -487,6 +630,7 @@ def test_plain_text_is_one_document_and_csv_one_a_record(model):
         ('{"instances": ["a", ""]}', JSON, ["a", ""]),
         ('{"instances": [{"text": "\\ud800"}]}', JSON, ["\ud800"]),
         ('"a"\n\n{"text": "b\\nc"}\r\n', JSONLINES, ["a", "b\nc"]),
+        ('{"text": "a"}\n{"text": "b"}\n', JSON, ["a", "b"]),
     ],
 )
 def test_documents_are_read(body, content_type, texts):
@@ -516,6 +660,20 @@ def test_documents_are_read(body, content_type, texts):
         (b'["a", null]', JSON, 400, "document 1 is None; send a text or"),
         (b'[["a"]]', JSON, 400, "document 0 is ['a']; send a text"),
         (b'"a"\n{\n', JSONLINES, 400, "line 2: not valid JSON"),
+        (b'"a"\n{\n', JSON, 400, "line 2: not valid JSON"),
+        (b"text\na\n", f"{CSV}; header=yes", 415, "unknown header=yes of text/csv"),
+        *[
+            (f'{{"instances": ["a"], "parameters": {parameters}}}'.encode(), JSON, 400, message)
+            for parameters, message in [
+                ("3", "parameters must be an object, got 3"),
+                ('{"top_k": 0}', "top_k=0 is no number of labels"),
+                ('{"top_k": 2.5}', "top_k=2.5 is no number of labels"),
+                ('{"top_k": true}', "top_k=True is no number of labels"),
+                ('{"top_k": null}', "top_k=None is no number of labels"),
+                ('{"explain": 1}', "explain must be true or false, got 1"),
+                ('{"topk": 3}', "unknown parameter 'topk'; this model takes top_k and explain"),
+            ]
+        ],
         (b"\n\n", JSONLINES, 400, "got no documents"),
     ],
 )
@@ -553,6 +711,45 @@ def test_top_k_are_the_likeliest_labels(model):
     assert sum(each["probability"] for each in everything) == pytest.approx(1)
 
 
+def test_what_pandas_writes_is_one_document_a_row(model):
+    frame = pd.DataFrame({"text": [HOCKEY, SPACE, "puck\n\n"], "id": 7})
+    for table in (frame[["text"]], frame, frame.text):
+        for index in (False, True):
+            body = table.to_csv(index=index)
+            assert len(invoke(model, body, CSV)["prediction"]) == 3
+            assert program.input_fn(body, CSV) == frame.text.tolist()
+
+
+def test_parameters_ask_as_accept_does(model):
+    def ask(accept=JSON, **parameters):
+        body = {"instances": [SPACE, HOCKEY]} | ({"parameters": parameters} if parameters else {})
+        return invoke(model, json.dumps(body), JSON, accept)
+
+    for top_k in (2, "2"):
+        assert ask(top_k=top_k) == ask(f"{JSON}; top_k=2")
+    assert ask(top_k=2, explain=True) == ask(f"{JSON}; top_k=2; explain=true")
+    assert ask(explain=False) == ask()
+    # Accept is nearer to the answer.
+    assert ask(f"{JSON}; top_k=1", top_k=3) == ask(f"{JSON}; top_k=1")
+    assert ask(f"{JSON}; explain=false", explain=True) == ask()
+    body = json.dumps({"text": SPACE, "parameters": {"top_k": 1}})
+    assert invoke(model, body, JSON) == invoke(model, SPACE, accept=f"{JSON}; top_k=1")
+    with pytest.raises(PayloadError, match=r"carries labels only; for top_k") as error:
+        ask(TEXT, top_k=2)
+    assert error.value.status == 406
+
+
+def test_lines_of_json_are_answered_one_a_line(model):
+    body = "".join(json.dumps({"text": text}) + "\n" for text in (SPACE, HOCKEY))
+    answer = program.predict_fn(program.input_fn(body, JSON), model)
+    content, media = program.output_fn(answer, JSON)
+    assert media == JSONLINES
+    assert [json.loads(line)["prediction"] for line in content.splitlines()] == [
+        "sci.space",
+        "rec.sport.hockey",
+    ]
+
+
 def test_explanations_name_the_words_that_carried_the_decision(model):
     accept = "; explain=true; top_k=3"
     answer = invoke(model, json.dumps([SPACE, HOCKEY]), JSON, JSON + accept)
@@ -577,6 +774,33 @@ def test_words_never_seen_leave_the_base(model):
     bases = [each["shap_base"] for each in answer["top_k"][0]]
     np.testing.assert_allclose(softmax(bases), [e["probability"] for e in answer["top_k"][0]])
     assert invoke(model, '""', JSON)["probability"] == answer["probability"]
+
+
+@pytest.mark.parametrize("nothing", ["xyzzy", "", "月面着陸", "xyzzy@puck.org", "the of"])
+def test_a_text_of_which_nothing_is_known_is_warned_of(model, nothing):
+    (warning,) = invoke(model, nothing.encode(), TEXT)["warnings"] if nothing else [""]
+    texts = json.dumps([SPACE, nothing, HOCKEY, nothing])
+    answer = invoke(model, texts, JSON, f"{JSON}; explain=true; top_k=3")
+    assert answer["warnings"] == [
+        "no word of document 1 and 1 more is known to the model, so label and probability are "
+        "the prior, as of an empty text"
+    ]
+    assert warning in ("", answer["warnings"][0].replace("1 and 1 more", "0"))
+    prior = softmax(model.base).max()
+    np.testing.assert_allclose([answer["probability"][k] for k in (1, 3)], prior)
+    assert answer["shap_values"][1] == {}
+    lines = map(json.loads, invoke(model, texts, JSON, JSONLINES).splitlines())
+    assert [line.get("warnings") for line in lines] == [None, answer["warnings"]] * 2
+    assert "warnings" not in invoke(model, json.dumps([SPACE, HOCKEY]), JSON)
+
+
+def test_the_prior_of_naive_bayes_is_the_labels_shares(train):
+    posts = corpus()
+    posts = program.Corpus(posts.texts[:40], posts.labels[:40])  # 14, 13 and 13
+    model = program.model_fn(str(train({"train/a.jsonl": as_jsonl(posts)}, "--min-df=1")))
+    answer = invoke(model, "xyzzy")
+    assert answer["prediction"] == ["rec.sport.hockey"]
+    assert answer["probability"] == pytest.approx([14 / 40])
 
 
 @pytest.mark.parametrize(
