@@ -4,10 +4,12 @@ import argparse
 import contextlib
 import hashlib
 import json
+import lzma
 import os
 import re
 import sys
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,6 +82,11 @@ def load_posts(data: Path | None = None) -> dict[str, Posts]:
         20news-bydate.tar.xz or the folder that holds it. By default that is looked for in the
         folder that the environment variable DATA_DIR names, then in ../shared/data; where there
         is none, scikit-learn downloads the posts.
+
+    Raises
+    ------
+    StepFailed
+        If the archive is damaged or another one, or there is no network.
     """
     places = [data] if data else [os.environ.get("DATA_DIR"), ROOT.parent / "shared" / "data"]
     for place in map(Path, filter(None, places)):
@@ -93,20 +100,41 @@ def load_posts(data: Path | None = None) -> dict[str, Posts]:
 
 def _read_archive(archive: Path) -> dict[str, Posts]:
     posts = {"train": Posts([], []), "test": Posts([], [])}
-    with tarfile.open(archive) as tar:
-        for member in tar:
-            if member.isfile():
-                folder, label, _ = member.name.split("/")  # 20news-bydate-train/sci.space/59848
-                part = posts[folder.rpartition("-")[2]]
-                part.texts.append(tar.extractfile(member).read().decode("latin-1"))
-                part.labels.append(label)
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                if member.isfile():  # such as 20news-bydate-train/sci.space/59848
+                    folder, label, _ = member.name.split("/")
+                    part = posts[folder.rpartition("-")[2]]
+                    part.texts.append(tar.extractfile(member).read().decode("latin-1"))
+                    part.labels.append(label)
+            while tar.fileobj.read(1 << 20):  # to the end, where the checksums are
+                pass
+    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise StepFailed(f"{archive} cannot be read, so get it anew: {reason}") from None
+    except (ValueError, KeyError):
+        raise StepFailed(
+            f"{archive} is not {ARCHIVE}: its {member.name!r} does not lie in a folder such as "
+            "20news-bydate-train/sci.space"
+        ) from None
+    for split, part in posts.items():
+        if not part.texts:
+            raise StepFailed(f"{archive} is not {ARCHIVE}: it holds no post to {split} with")
     return posts
 
 
 def _download(split: str) -> Posts:
     from sklearn.datasets import fetch_20newsgroups
 
-    bunch = fetch_20newsgroups(subset=split, shuffle=False)
+    try:
+        bunch = fetch_20newsgroups(subset=split, shuffle=False)
+    except (tarfile.TarError, EOFError, OSError) as error:  # OSError: also of another checksum
+        reason = " ".join(str(error).split())[:200]
+        raise StepFailed(
+            f"the posts cannot be downloaded: {reason}; put {ARCHIVE} into the folder that "
+            "DATA_DIR names"
+        ) from None
     return Posts(bunch.data, [bunch.target_names[k] for k in bunch.target])
 
 
