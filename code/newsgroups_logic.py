@@ -220,7 +220,12 @@ def _read_jsonlines(text: str, _: Mapping[str, str]) -> Documents:
 def _documents(rows: list) -> Documents:
     if not rows:
         raise PayloadError("got no documents; send at least one")
-    texts = [row.get("text") if isinstance(row, dict) else row for row in rows]
+    texts = [
+        row.get("text") if isinstance(row, dict)
+        else row[0] if isinstance(row, list) and len(row) == 1  # of a table of one column
+        else row
+        for row in rows
+    ]  # fmt: skip
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise PayloadError(
@@ -329,6 +334,14 @@ def _read_top_k(value: object) -> int:
     if isinstance(value, bool) or not re.fullmatch("0*[1-9][0-9]{0,8}", str(value)):
         raise PayloadError(f"top_k={shorten(value)} is no number of labels; send top_k=3")
     return int(str(value))
+
+
+def signature_fn(model: Model) -> dict[str, dict[str, str]]:
+    """Say what KServe's metadata tell of the model: each column and its datatype."""
+    return {
+        "inputs": {"text": "BYTES"},
+        "outputs": {"prediction": "BYTES", "probability": "FP64"},
+    }
 
 
 # ---------------------------------------------------------------- training
