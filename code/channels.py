@@ -388,5 +388,5 @@ _ENDINGS = {".csv": None, ".npy": None, ".parquet": None, ".tsv": "\t"}
 _MAGIC = {".npy": b"\x93NUMPY", ".parquet": b"PAR1"}
 _PACKED: dict[str, Callable] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _PACKED_MAGIC = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ"}
-_BROKEN = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
+_BROKEN = (EOFError, zlib.error, lzma.LZMAError, OSError)
 _UNPACKED = 5  # times as large is a packed table of numbers, about

@@ -439,6 +439,7 @@ ROW = '{"text": "moon", "label": "space"}\n'
         ({"train/a.parquet": "PAR1"}, [], "a.parquet cannot be read: "),
         ({"train/a.csv.gz": b"\x1f\x8b\x08"}, [], "a.csv.gz cannot be unpacked: "),
         ({"train/a/b.gz": gzip.compress(b"moon" * 99)[:-9]}, [], "a/b.gz cannot be unpacked: "),
+        ({"train/a/b.bz2": b"BZh9" + b"x" * 50}, [], "a/b.bz2 cannot be unpacked: "),
         (
             {"train/a.jsonl": '{"text": "a", "label": 0.5}'},
             [],
