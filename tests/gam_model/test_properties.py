@@ -88,7 +88,7 @@ class Table:
 
 def check_refusal(message):
     """It is a sentence of ours, and not of a library's below."""
-    assert message.startswith(("y is ", "every ", "y must", "family", "the family", "X "))
+    assert message.startswith(("y is ", "y of ", "every ", "y must", "family", "the family", "X "))
     assert len(message) < 400
 
 
@@ -146,7 +146,7 @@ def test_totals(table, kind):
     }[kind]
     gam, there = table.fit(sample_weight=weight), weight > 0
     found = weight[there] @ gam.predict(table.X[there])
-    assert found == pytest.approx(weight @ table.y, rel=1e-6)
+    assert found == pytest.approx(weight @ table.y, rel=1e-5)
 
 
 @common
@@ -154,7 +154,7 @@ def test_totals(table, kind):
 def test_totals_with_offsets(table):
     offset = table.rng.normal(size=table.n)
     gam = table.fit(offset=offset)
-    assert gam.predict(table.X, offset=offset).sum() == pytest.approx(table.y.sum(), rel=1e-6)
+    assert gam.predict(table.X, offset=offset).sum() == pytest.approx(table.y.sum(), rel=1e-5)
 
 
 @common
