@@ -13,7 +13,6 @@ import time
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -278,51 +277,48 @@ def _read_file(
         elif ending == ".parquet":
             yield from _read_parquet(path, rows)
         else:
-            with _open_packed(path, "rt", encoding="utf-8-sig") as file:
+            with _PACKED.get(_find_packing(path), open)(path, "rt", encoding="utf-8-sig") as file:
                 yield from read_blocks(file, rows, text, header, _ENDINGS[ending])
     except UnicodeDecodeError as error:
         raise JobError(
             f"{name} is not UTF-8 text: {error.object[error.start : error.start + 1]!r} is no "
             "character; save it as UTF-8, for example by iconv -f latin1 -t utf-8"
         ) from None
-    except _UNPACKING as error:
+    except _BROKEN as error:
         raise JobError(f"{name} cannot be unpacked: {error}") from None
     except PayloadError as error:
         raise JobError(f"{name}: {error}") from None
 
 
 def read_unpacked(path: Path, name: str) -> bytes:
-    """Return the bytes of a file, unpacked if it is packed.
+    """Return the bytes of a file, unpacked if they are compressed.
 
     Raises
     ------
     JobError
-        If it cannot be unpacked; the message calls it ``name``.
+        If they cannot be unpacked; it calls the file `name`.
     """
+    packing = _find_packing(path) if path.suffix.lower() in _PACKED else ""
     try:
-        with _open_packed(path, "rb") as file:
+        with _PACKED.get(packing, open)(path, "rb") as file:
             return file.read()
-    except _UNPACKING as error:
+    except _BROKEN as error:
         raise JobError(f"{name} cannot be unpacked: {error}") from None
 
 
 def find_suffix(path: Path) -> str:
-    """Return the ending of a file's name in lower case, without that of packed files."""
+    """Return the ending of a file's name, in lower case and without that of its compression."""
     packed = path.suffix.lower() in _PACKED
     return (path.with_suffix("") if packed else path).suffix.lower()
 
 
 def _find_ending(path: Path) -> str:
     """Return the ending that says what is in a file; that of CSV where nothing says it."""
-    packed, ending = path.suffix.lower() in _PACKED, find_suffix(path)
-    if ending or packed:
+    ending = find_suffix(path)
+    if ending or path.suffix:
         return ending or ".csv"
     start = _read_start(path)
     return next((ending for ending, magic in _MAGIC.items() if start.startswith(magic)), ".csv")
-
-
-def _open_packed(path: Path, mode: str, **how: str) -> IO:
-    return _PACKED.get(_find_packing(path), open)(path, mode, **how)
 
 
 def _find_packing(path: Path) -> str:
@@ -392,6 +388,6 @@ def _write_iso(span: datetime.timedelta) -> str:
 _ENDINGS = {".csv": None, ".npy": None, ".parquet": None, ".tsv": "\t"}
 _MAGIC = {".npy": b"\x93NUMPY", ".parquet": b"PAR1"}
 _PACKED: dict[str, Callable] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-_UNPACKING = (EOFError, zlib.error, lzma.LZMAError, OSError)  # OSError: of gzip and bzip2
 _PACKED_MAGIC = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ"}
+_BROKEN = (EOFError, zlib.error, lzma.LZMAError, OSError)
 _UNPACKED = 5  # times as large is a packed table of numbers, about

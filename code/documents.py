@@ -13,7 +13,7 @@ import payload
 from channels import JobError, find_suffix, is_hidden, read_unpacked
 from delimited import DELIMITERS
 from job import Job
-from table import PayloadError, as_text, shorten
+from table import PayloadError, shorten
 
 TEXT = "text/plain"
 
@@ -91,7 +91,12 @@ def _to_documents(
 ) -> Documents:
     if not rows:
         raise PayloadError("got no documents; send at least one")
-    texts = [row.get("text") if isinstance(row, dict) else row for row in rows]
+    texts = [
+        row.get("text") if isinstance(row, dict)
+        else row[0] if isinstance(row, list) and len(row) == 1  # of a table of one column
+        else row
+        for row in rows
+    ]  # fmt: skip
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise PayloadError(
@@ -129,7 +134,7 @@ def read_parameters(given: Mapping[str, object]) -> dict[str, object]:
     asked: dict[str, object] = {}
     for name, value in given.items():
         if name == "top_k":
-            if not re.fullmatch("0*[1-9][0-9]{0,8}", str(value)):
+            if isinstance(value, bool) or not re.fullmatch("0*[1-9][0-9]{0,8}", str(value)):
                 raise PayloadError(f"top_k={shorten(value)} is no number of labels; send top_k=3")
             asked[name] = int(str(value))
         elif name == "explain":
@@ -137,9 +142,7 @@ def read_parameters(given: Mapping[str, object]) -> dict[str, object]:
             if asked[name] is None:
                 raise PayloadError(f"explain must be true or false, got {shorten(value)}")
         else:
-            raise PayloadError(
-                f"unknown parameter {shorten(name)}; this model takes top_k and explain"
-            )
+            raise PayloadError(f"unknown parameter {shorten(name)}; known are top_k and explain")
     return asked
 
 
@@ -184,7 +187,7 @@ class Corpus(NamedTuple):
     labels: list[str]
 
 
-TABLES = (".csv", ".jsonl", ".parquet", ".tsv")
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 _COLUMNS = ("text", "label")
 
 
@@ -192,8 +195,9 @@ def read_corpus(job: Job, channel: str) -> Corpus:
     """Read a channel: tables with the columns ``text`` and ``label``, or a folder for each label.
 
     Tables end in one of `TABLES`, or have no ending and lie beside no label. Any other file is one
-    document, whose label is the name of the folder that it lies in. All may be packed. Documents
-    and lines of tables are UTF-8 if they can be, else Latin-1.
+    document, whose label is the name of the folder that it lies in. All may be compressed.
+    Documents and lines of tables are UTF-8 if they can be, else Latin-1. Labels may be whole
+    numbers or truth values, which are taken as text.
 
     Raises
     ------
@@ -247,15 +251,19 @@ def _read_table(content: bytes, suffix: str, name: str) -> Corpus:
         if column not in columns:
             there = ", ".join(map(repr, columns)) or "none"
             raise JobError(f"{name} has no column {column!r}; its columns are {there}")
-    labels = [
-        as_text(cell) if isinstance(cell, int | float) else cell for cell in columns["label"]
-    ]
-    for column, cells in (("text", columns["text"]), ("label", labels)):
-        for row, cell in enumerate(cells, 1):
-            if not isinstance(cell, str):
-                shown = shorten(columns[column][row - 1])
-                raise JobError(f"{name}: row {row}, column {column!r} is {shown}, not a text")
-    return Corpus(columns["text"], labels)
+    texts, labels = columns["text"], columns["label"]
+    for row, (text, label) in enumerate(zip(texts, labels, strict=True), 1):
+        if not isinstance(text, str):
+            raise JobError(f"{name}: row {row}, column 'text' is {shorten(text)}, not a text")
+        whole = isinstance(label, int) or (isinstance(label, float) and label.is_integer())
+        if not isinstance(label, str) and not whole:
+            raise JobError(
+                f"{name}: row {row}, column 'label' is {shorten(label)}, neither a text nor a "
+                "whole number"
+            )
+        if isinstance(label, float):  # as pandas has whole numbers
+            labels[row - 1] = int(label)
+    return Corpus(texts, list(map(str, labels)))
 
 
 def _read_frame(content: bytes, suffix: str) -> dict[str, list]:
@@ -300,8 +308,8 @@ def _decode_lines(content: bytes, name: str) -> str:
         return b"".join(lines).decode()
     except UnicodeDecodeError as error:
         warnings.warn(
-            f"{name} is not UTF-8 text, as of {error.object[error.start : error.start + 1]!r}: "
-            "those lines that are not were read as Latin-1",
+            f"{name} is not UTF-8 and was read as Latin-1, line by line where it is not, as of "
+            f"{error.object[error.start : error.start + 1]!r}; save it as UTF-8 if it is neither",
             UserWarning,
             stacklevel=2,
         )

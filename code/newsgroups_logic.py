@@ -26,17 +26,17 @@ import payload
 from checks import Checks
 from documents import TEXT, Corpus, Documents, read_corpus, read_parameters, read_request
 from job import Job, JobError, read_description, run
+from limits import count_rows
 from table import PayloadError, shorten
-from words import OLD, clean, share_of_unspaced
+from words import OLD, clean, is_unspaced
 
-# In version 1 there was one analyzer, which took words apart at their marks.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 2  # 1, which is still served, has another rule for what a word is
 LIBRARIES = ("numpy", "scikit-learn", "scipy")
+_SHARE = 0.05  # of the texts: fewer are not worth a word
 
 # In the order in which a wildcard chooses.
 OFFERED = (payload.JSON, TEXT, payload.CSV, payload.JSONLINES)
 SCALE = "unnormalized log-probability"
-_SHARE = 0.01  # of letters or documents: less is not worth a word in training
 
 # ---------------------------------------------------------------- the frozen model
 
@@ -68,7 +68,7 @@ class Model(NamedTuple):
     base : ndarray of float64, shape (k,)
         Scores of a document without any known term.
     analyzer : str
-        What its words are, as in `words.clean`.
+        As in `clean`.
     """
 
     labels: list[str]
@@ -102,7 +102,7 @@ def assemble(
     arrays: Mapping[str, np.ndarray],
     labels: list[str],
     stop_words: Iterable[str],
-    analyzer: str = "word",
+    analyzer: str = "words",
 ) -> Model:
     """Return the model of the arrays in model.npz."""
     names = arrays["vocabulary"].tobytes().decode().split("\n")
@@ -145,6 +145,16 @@ class Answer(NamedTuple):
     parameters: Mapping[str, object]
     by_line: bool
 
+    def warnings(self) -> dict[str, np.ndarray]:
+        """Word what the answer should be taken with care for, and the rows that it is about."""
+        unknown = np.array([terms.index.size == 0 for terms in self.terms])
+        if not unknown.any():
+            return {}
+        return {
+            "no word is known from training, and so the answer is that to an empty text: "
+            f"{count_rows(unknown)}": unknown
+        }
+
     def describe(self, row: int, explained: bool, top_k: int) -> dict:
         """Return what JSON says of a document."""
         scores, labels = self.scores[row], self.model.labels
@@ -171,17 +181,6 @@ class Answer(NamedTuple):
         values = dict(zip(names, added[largest].tolist(), strict=True))
         return {"shap_base": float(self.model.base[k]), "shap_values": values}
 
-    def warn(self) -> tuple[str, list[bool]]:
-        """Return what the answer should be taken with care for, and of which documents."""
-        unknown = [len(terms.index) == 0 for terms in self.terms]
-        if not any(unknown):
-            return "", unknown
-        more = f" and {sum(unknown) - 1} more" if sum(unknown) > 1 else ""
-        return (
-            f"no word of document {unknown.index(True)}{more} is known to the model, so label and "
-            "probability are the prior, as of an empty text"
-        ), unknown
-
 
 def predict_fn(texts: list[str], model: Model) -> Answer:
     """Score every document."""
@@ -196,8 +195,7 @@ def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
 
     ``top_k=3`` asks for the three likeliest labels of each document, and ``explain=true`` for what
     each term adds to the score of the predicted label; both together, for what each term adds to
-    the scores of all three. Either stands in Accept, or in the ``parameters`` of a JSON request;
-    Accept goes first. JSON and JSON lines also carry ``warnings``, if there are any.
+    the scores of all three. What Accept says wins over the request's own ``parameters``.
     """
     media, accepted = answers.negotiate(accept, OFFERED)
     if media == payload.JSON and answer.by_line:
@@ -216,17 +214,26 @@ def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
             return answers.join_lines(labels), TEXT
         return answers.encode(answers.Answer(np.array(labels)), payload.CSV)
     rows = [answer.describe(row, explained, top_k) for row in range(len(answer.terms))]
-    warning, unknown = answer.warn()
+    cautions = answer.warnings()
     if media == payload.JSONLINES:
-        for row in np.flatnonzero(unknown):
-            rows[row]["warnings"] = [warning]
+        for caution, marked in cautions.items():
+            for row in np.flatnonzero(marked):
+                rows[row].setdefault("warnings", []).append(caution)
         return answers.join_lines(json.dumps(row) for row in rows), media
     columns = {key: [row[key] for row in rows] for key in rows[0]}
     if explained:
         columns["scale"] = SCALE
-    if warning:
-        columns["warnings"] = [warning]
+    if cautions:
+        columns["warnings"] = list(cautions)
     return json.dumps(columns).encode(), media
+
+
+def signature_fn(model: Model) -> dict[str, dict[str, str]]:
+    """Say what KServe's metadata tell of the model: each column and its datatype."""
+    return {
+        "inputs": {"text": "BYTES"},
+        "outputs": {"prediction": "BYTES", "probability": "FP64"},
+    }
 
 
 # ---------------------------------------------------------------- training
@@ -290,9 +297,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stop-words", choices=["english", "none"], default="english")
     parser.add_argument(
         "--analyzer",
-        choices=["word", "char"],
-        default="word",
-        help="char: each character of scripts without spaces, as Chinese, is a word of its own",
+        choices=["words", "characters"],
+        default="words",
+        help="characters: in scripts without spaces, each character is a word",
     )
 
 
@@ -357,20 +364,15 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def train(job: Job, arguments: argparse.Namespace) -> None:
-    """Fit, measure, check and save one model."""
-    with Checks() as checks:
-        _train(job, arguments, checks)
-    if box := checks.box():
-        print(box, flush=True)
-
-
-def _train(job: Job, arguments: argparse.Namespace, checks: Checks) -> None:
+    """Fit, measure and save one model."""
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
     check(arguments)
-    corpora = {"train": read_corpus(job, "train")}
-    if "test" in job.channels:
-        corpora["test"] = read_corpus(job, "test")
+    checks = Checks()
+    with checks:
+        corpora = {"train": read_corpus(job, "train")}
+        if "test" in job.channels:
+            corpora["test"] = read_corpus(job, "test")
     texts, labels = corpora["train"]
     if len(set(labels)) < 2:
         raise JobError(f"every document has the label {labels[0]!r}; at least two are needed")
@@ -388,14 +390,13 @@ def _train(job: Job, arguments: argparse.Namespace, checks: Checks) -> None:
 
     metrics, reports = {}, {}
     for split, corpus in corpora.items():
-        answer = predict_fn(corpus.texts, model)
-        reports[split] = report(answer, corpus.labels)
-        checks.add(*check_corpus(split, corpus, answer))
+        reports[split] = report(model, corpus)
         metrics |= {
             f"macro_f1_{split}": reports[split]["macro avg"]["f1-score"],
             f"accuracy_{split}": reports[split]["accuracy"],
         }
     job.log_metrics(**metrics)
+    checks.add(*check_corpora(model, corpora))
 
     np.savez_compressed(job.model_dir / "model.npz", **arrays)
     job.write_json("report.json", reports)
@@ -409,38 +410,46 @@ def _train(job: Job, arguments: argparse.Namespace, checks: Checks) -> None:
         metrics=metrics,
         checks=checks.findings,
     )
+    if box := checks.box():
+        print(box, flush=True)
 
 
-def report(answer: Answer, labels: list[str]) -> dict:
+def check_corpora(model: Model, corpora: Mapping[str, Corpus]) -> list[str]:
+    """Find what the owner of a model should know of its documents.
+
+    Parameters
+    ----------
+    model : Model
+    corpora : mapping of str to Corpus
+        By channel.
+    """
+    findings = []
+    texts = corpora["train"].texts
+    unspaced = sum(map(is_unspaced, texts))
+    if model.analyzer == "words" and unspaced > _SHARE * len(texts):
+        findings.append(
+            f"{unspaced} of {len(texts)} training texts are in a script without spaces between "
+            "words, such as Chinese, Japanese or Thai, and each run of it was taken for one word; "
+            "set analyzer=characters"
+        )
+    if "test" in corpora:
+        texts, labels = corpora["test"]
+        unknown = sum(model.terms(text).index.size == 0 for text in texts)
+        if unknown > _SHARE * len(texts):
+            findings.append(f"{unknown} of {len(texts)} test texts hold no word of the model")
+        if new := sorted(set(labels) - set(model.labels)):
+            listed = ", ".join(map(shorten, new[:5])) + (", ..." if len(new) > 5 else "")
+            findings.append(f"the test texts have labels that training has not: {listed}")
+    return findings
+
+
+def report(model: Model, corpus: Corpus) -> dict:
     """Return precision, recall, F1 and support of each label, their means, and the accuracy."""
     from sklearn.metrics import classification_report
 
-    predicted = [answer.model.labels[k] for k in answer.scores.argmax(axis=1)]
-    return classification_report(labels, predicted, output_dict=True, zero_division=0)
-
-
-def check_corpus(split: str, corpus: Corpus, answer: Answer) -> list[str]:
-    """Find what the owner of a model should look at before trusting it, one sentence each."""
-    findings, n = [], len(corpus.texts)
-    unspaced = share_of_unspaced(corpus.texts) if answer.model.analyzer == "word" else 0.0
-    if unspaced > _SHARE:
-        findings.append(
-            f"{unspaced:.0%} of the letters in channel {split!r} are of scripts that are written "
-            "without spaces between words, such as Chinese, Japanese or Thai: what stands between "
-            "two spaces counts as one word, unless analyzer=char"
-        )
-    unknown = sum(len(terms.index) == 0 for terms in answer.terms)
-    if unknown > _SHARE * n:
-        findings.append(
-            f"{unknown} of {n} documents in channel {split!r} hold no word that the model knows"
-        )
-    if odd := sorted(set(corpus.labels).difference(answer.model.labels)):
-        listed = ", ".join(map(shorten, odd[:5])) + (", ..." if len(odd) > 5 else "")
-        findings.append(
-            f"channel {split!r} has labels that training has not, which are never predicted: "
-            f"{listed} ({sum(label in odd for label in corpus.labels)} of {n} documents)"
-        )
-    return findings
+    scores = [model.scores(model.terms(text)) for text in corpus.texts]
+    predicted = [model.labels[k] for k in np.argmax(scores, axis=1)]
+    return classification_report(corpus.labels, predicted, output_dict=True, zero_division=0)
 
 
 if __name__ == "__main__":

@@ -236,10 +236,10 @@ def _from_lines(rows: list) -> Table:
 
 def read_parameters(content: Mapping[str, object]) -> dict[str, object]:
     """Return what a JSON request asks for beside its ``instances``."""
-    parameters = content.get("parameters", {})
-    if not isinstance(parameters, dict):
+    parameters = content.get("parameters")
+    if not isinstance(parameters, dict | None):
         raise PayloadError(f"parameters must be an object, got {shorten(parameters)}")
-    return parameters
+    return parameters or {}
 
 
 def load_json_or_lines(text: str) -> tuple[object, bool]:
@@ -265,11 +265,22 @@ def load_json_or_lines(text: str) -> tuple[object, bool]:
 
 def load_lines(text: str) -> list:
     """Read one JSON value a line."""
-    return [
-        load_json(line, f"line {number}: ")
-        for number, line in enumerate(text.split("\n"), 1)
-        if line.strip()
-    ]
+    values = []
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line.strip(" \t\r")
+        if not line:
+            continue
+        try:
+            value, end = _scan_json(line, 0)
+        except (StopIteration, ValueError, RecursionError):
+            end = None
+        if end != len(line):
+            value = load_json(line, f"line {number}: ")  # which says what is wrong with it
+        values.append(value)
+    return values
+
+
+_scan_json = json.JSONDecoder().scan_once  # what json.loads calls, without its preparations
 
 
 def load_json(text: str, where: str = "") -> object:

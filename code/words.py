@@ -9,7 +9,7 @@ each mark.
 import itertools
 import re
 import unicodedata
-from collections.abc import Collection, Set
+from collections.abc import Set
 from typing import NamedTuple
 
 # The first paragraph, if each of its lines is "Name: value" or continues the line before, and one
@@ -72,15 +72,15 @@ def _compile(marks: str, word: str) -> _Analyzer:
     return _Analyzer(re.compile(address), re.compile(word))
 
 
-OLD = "word-1"  # in models of format version 1
+OLD = "format-1"  # in models of format version 1
 _ANALYZERS = {
-    "word": _compile(_MARKS, _WORD),
-    "char": _compile(_MARKS, _CHARACTER_OR_WORD),
+    "words": _compile(_MARKS, _WORD),
+    "characters": _compile(_MARKS, _CHARACTER_OR_WORD),
     OLD: _compile("", r"\w\w+"),
 }
 
 
-def clean(text: str, stop_words: Set[str], analyzer: str = "word") -> list[str]:
+def clean(text: str, stop_words: Set[str], analyzer: str = "words") -> list[str]:
     r"""Return the terms of a document, in training and in serving alike.
 
     Headers and addresses are taken off, the rest is in lower case. Words have two characters at
@@ -92,10 +92,9 @@ def clean(text: str, stop_words: Set[str], analyzer: str = "word") -> list[str]:
     text : str
     stop_words : set of str
         In lower case.
-    analyzer : {"word", "char", "word-1"}
-        What words are. With "char", each character of a script that is written without spaces, as
-        Chinese, Japanese and Thai are, is a word of its own; other words are as with "word".
-        "word-1" is that of models of format version 1: without marks and composition.
+    analyzer : {"words", "characters", "format-1"}
+        "characters" takes each character of a script without spaces, such as Chinese and Japanese,
+        for a word. "format-1" splits words as models of format version 1 have learned them.
 
     Returns
     -------
@@ -107,7 +106,7 @@ def clean(text: str, stop_words: Set[str], analyzer: str = "word") -> list[str]:
     ['moon', 'jan', 'wrote', 'moon jan', 'jan wrote']
     >>> clean("हिन्दी में", set())
     ['हिन्दी', 'में', 'हिन्दी में']
-    >>> clean("月面 NASA", set(), "char")
+    >>> clean("月面 NASA", set(), "characters")
     ['月', '面', 'nasa', '月 面', '面 nasa']
     """
     if analyzer != OLD:
@@ -127,11 +126,9 @@ def clean(text: str, stop_words: Set[str], analyzer: str = "word") -> list[str]:
     return words + [f"{left} {right}" for left, right in itertools.pairwise(words)]
 
 
-def share_of_unspaced(texts: Collection[str]) -> float:
-    """Return which share of the letters is of scripts that are written without spaces."""
-    unspaced = sum(len(_CHARACTER.findall(text)) for text in texts if not text.isascii())
-    letters = sum(sum(map(str.isalnum, text)) for text in texts) if unspaced else 0
-    return unspaced / letters if letters else 0.0
+def is_unspaced(text: str) -> bool:
+    """Return whether a good part of a text is in scripts without spaces between words."""
+    return len(_CHARACTER.findall(text)) > len(text) / 4
 
 
 def _compose(text: str) -> str:

@@ -82,11 +82,6 @@ def load_posts(data: Path | None = None) -> dict[str, Posts]:
         20news-bydate.tar.xz or the folder that holds it. By default that is looked for in the
         folder that the environment variable DATA_DIR names, then in ../shared/data; where there
         is none, scikit-learn downloads the posts.
-
-    Raises
-    ------
-    StepFailed
-        If the archive is damaged or another one, or there is no network.
     """
     places = [data] if data else [os.environ.get("DATA_DIR"), ROOT.parent / "shared" / "data"]
     for place in map(Path, filter(None, places)):
@@ -103,7 +98,8 @@ def _read_archive(archive: Path) -> dict[str, Posts]:
     try:
         with tarfile.open(archive) as tar:
             for member in tar:
-                if member.isfile():  # such as 20news-bydate-train/sci.space/59848
+                if member.isfile():
+                    # 20news-bydate-train/sci.space/59848
                     folder, label, _ = member.name.split("/")
                     part = posts[folder.rpartition("-")[2]]
                     part.texts.append(tar.extractfile(member).read().decode("latin-1"))
@@ -111,16 +107,11 @@ def _read_archive(archive: Path) -> dict[str, Posts]:
             while tar.fileobj.read(1 << 20):  # to the end, where the checksums are
                 pass
     except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise StepFailed(f"{archive} cannot be read, so get it anew: {reason}") from None
+        sys.exit(f"{archive} cannot be unpacked: {_first_line(error)}; get it anew, or delete it")
     except (ValueError, KeyError):
-        raise StepFailed(
-            f"{archive} is not {ARCHIVE}: its {member.name!r} does not lie in a folder such as "
-            "20news-bydate-train/sci.space"
-        ) from None
-    for split, part in posts.items():
-        if not part.texts:
-            raise StepFailed(f"{archive} is not {ARCHIVE}: it holds no post to {split} with")
+        sys.exit(f"{archive} is not laid out as {ARCHIVE}: it holds {member.name!r}")
+    if missing := [split for split, part in posts.items() if not part.texts]:
+        sys.exit(f"{archive} holds no posts of 20news-bydate-{missing[0]}; get it anew")
     return posts
 
 
@@ -129,13 +120,16 @@ def _download(split: str) -> Posts:
 
     try:
         bunch = fetch_20newsgroups(subset=split, shuffle=False)
-    except (tarfile.TarError, EOFError, OSError) as error:  # OSError: also of another checksum
-        reason = " ".join(str(error).split())[:200]
-        raise StepFailed(
-            f"the posts cannot be downloaded: {reason}; put {ARCHIVE} into the folder that "
-            "DATA_DIR names"
-        ) from None
+    except (tarfile.TarError, EOFError, OSError) as error:  # OSError: also of a wrong checksum
+        sys.exit(
+            f"the posts cannot be downloaded: {_first_line(error)}; put {ARCHIVE} into the folder "
+            "that DATA_DIR names"
+        )
     return Posts(bunch.data, [bunch.target_names[k] for k in bunch.target])
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].rstrip(":")  # tarfile lists all that it has tried
 
 
 # ---------------------------------------------------------------- the step
