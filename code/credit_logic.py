@@ -22,6 +22,7 @@ from answers import Answer, Explanation
 from explainers import ForestExplainer
 from job import Job, JobError, read_description, run, split_target
 from limits import warn_of_rows
+from signature import describe as describe_tensors
 from table import PayloadError, Table
 
 FORMAT_VERSION = 1
@@ -155,6 +156,11 @@ def predict_fn(table: Table, model: Forest | DeepForest | Gam) -> Answer:
 def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
     """Write the answer, in JSON with its explanation unless ``explain=false`` is accepted."""
     return answers.encode(answer, accept, explained=True)
+
+
+def metadata_fn(model: Forest | DeepForest | Gam) -> dict[str, list[dict]]:
+    """Return what the model takes and answers."""
+    return describe_tensors(dict.fromkeys(model.features, float), {"prediction": float})
 
 
 # ---------------------------------------------------------------- training

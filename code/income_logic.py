@@ -33,6 +33,7 @@ from answers import Answer
 from delimited import parse_csv
 from explainers import AnchorExplainer
 from job import Job, JobError, read_description, run
+from signature import describe as describe_tensors
 from table import PayloadError, Table, as_text, shorten
 
 FORMAT_VERSION = 1
@@ -270,6 +271,13 @@ def _as_predictions(given: object, n: int, explainer: AnchorExplainer) -> np.nda
 def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
     """Write the answer."""
     return answers.encode(answer, accept)
+
+
+def metadata_fn(model: Model) -> dict[str, list[dict]]:
+    """Return what the model takes and answers; where it is elsewhere, there is no probability."""
+    inputs = {name: float if name in NUMERIC else str for name in FEATURES}
+    outputs = {"prediction": str} | ({"probability": float} if model.forest is not None else {})
+    return describe_tensors(inputs, outputs)
 
 
 # ---------------------------------------------------------------- training

@@ -28,6 +28,7 @@ from gam_model.dates import read_iso, recognize
 from job import Job, JobError, name_target, run, split_target
 from limits import warn_of_rows
 from scores import Scores
+from signature import describe as describe_tensors
 from table import PayloadError, Table
 from target import Target, learn_target
 
@@ -88,6 +89,14 @@ def read(table: Table, model: AdditiveModel) -> np.ndarray:
 def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
     """Write the answer."""
     return answers.encode(answer, accept)
+
+
+def metadata_fn(model: AdditiveModel) -> dict[str, list[dict]]:
+    """Return what the model takes and answers; dates are text, and so is what it doesn't read."""
+    texts = {name for name, levels in model.levels.items() if str in set(map(type, levels))}
+    texts.update(model.units, model.unused)
+    inputs = {name: str if name in texts else float for name in model.features}
+    return describe_tensors(inputs, {"prediction": float})
 
 
 # ---------------------------------------------------------------- training

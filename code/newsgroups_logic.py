@@ -28,6 +28,7 @@ import numpy as np
 import answers
 import payload
 from job import Job, JobError, read_description, run
+from signature import describe as describe_tensors
 from table import PayloadError, shorten
 
 FORMAT_VERSION = 1
@@ -305,6 +306,11 @@ def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
     if explained:
         columns["scale"] = SCALE
     return json.dumps(columns).encode(), media
+
+
+def metadata_fn(_: Model) -> dict[str, list[dict]]:
+    """Return what the model takes and answers."""
+    return describe_tensors({"text": str}, {"prediction": str, "probability": float})
 
 
 def _read_top_k(parameters: Mapping[str, str]) -> int:

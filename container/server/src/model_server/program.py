@@ -1,5 +1,6 @@
 """One program and its model, behind one call: bytes and types in, bytes and a type out."""
 
+import functools
 import importlib
 import inspect
 import sys
@@ -41,7 +42,7 @@ class Result(NamedTuple):
 
     body: bytes
     content_type: str
-    custom_attributes: str
+    headers: dict[str, str]  # further ones
 
 
 # Hook -> number of parameters without the context. Hooks are called by arity, as AWS's own
@@ -53,6 +54,7 @@ _ARITY = {
     "output_fn": 2,
     "transform_fn": 4,
     "execution_parameters_fn": 0,
+    "metadata_fn": 1,
 }
 
 
@@ -127,12 +129,38 @@ class Program:
             if not value.isprintable():
                 raise ValueError(f"the program answered with {value!r}, which no header can hold")
             value.encode("latin-1")  # HTTP's own encoding of header values
-        return Result(content, content_type, context.custom_attributes)
+        attributes = context.custom_attributes
+        return Result(content, content_type, {CUSTOM_ATTRIBUTES: attributes} if attributes else {})
 
     def execution_parameters(self, default: dict[str, Any]) -> dict[str, Any]:
         """Return what batch transform is told, with the program's word over the default."""
         hook = self._hooks.get("execution_parameters_fn")
         return default | hook(Context(self._model_dir, {})) if hook else default
+
+    @functools.cached_property
+    def metadata(self) -> dict[str, list[dict[str, Any]]]:
+        """What tensors the model takes and answers, by the program's word: ``inputs``, ``outputs``.
+
+        Both are empty where the program does not say.
+
+        Raises
+        ------
+        ValueError
+            If what it says is not of this form.
+        """
+        content: dict[str, Any] = {"inputs": [], "outputs": []}
+        if hook := self._hooks.get("metadata_fn"):
+            content = hook(self._model, Context(self._model_dir, {}))
+        try:
+            return {
+                side: [{key: one[key] for key in ("name", "datatype", "shape")} for one in tensors]
+                for side, tensors in ((side, content[side]) for side in ("inputs", "outputs"))
+            }
+        except (KeyError, TypeError):
+            raise ValueError(
+                "metadata_fn must return inputs and outputs, each a list of tensors with name, "
+                f"datatype and shape; got {content!r:.100}"
+            ) from None
 
 
 def _by_arity(hook: Callable[..., Any], arity: int) -> Callable[..., Any]:
