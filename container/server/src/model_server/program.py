@@ -139,7 +139,7 @@ class Program:
 
     @functools.cached_property
     def metadata(self) -> dict[str, list[dict[str, Any]]]:
-        """What tensors the model takes and answers, by the program's word: ``inputs``, ``outputs``.
+        """The tensors of ``inputs`` and ``outputs``, as the program names them.
 
         Both are empty where the program does not say.
 

@@ -20,7 +20,7 @@ _NUMBER, _INTEGER = {int, float, type(None)}, {int}  # null is a number that is 
 _CELLS: dict[str, set[type]] = {
     "BOOL": {bool},
     "BYTES": {str, type(None)},
-    **{name: _NUMBER for name in ("FP16", "BF16", "FP32", "FP64")},
+    **dict.fromkeys(("FP16", "BF16", "FP32", "FP64"), _NUMBER),
     **{f"{kind}{bits}": _INTEGER for kind in ("INT", "UINT") for bits in (8, 16, 32, 64)},
 }
 # struct's letter of each datatype of a fixed width. Of BF16 it knows nothing but the width.
@@ -72,7 +72,9 @@ class Request(NamedTuple):
 # ---------------------------------------------------------------- requests
 
 
-def read_request(body: bytes, json_length: str | None, inputs: Sequence[dict[str, Any]]) -> Request:
+def read_request(
+    body: bytes, json_length: str | None, inputs: Sequence[dict[str, Any]]
+) -> Request:
     """Read a request.
 
     Parameters
@@ -90,11 +92,16 @@ def read_request(body: bytes, json_length: str | None, inputs: Sequence[dict[str
         If the request is not as the protocol has it.
     """
     head, data = _split(body, json_length)
-    content = _load(head) if head or not data else _describe_raw(data, inputs)
+    if head or not data:
+        content = _load(head)
+    else:
+        content, data = _complete(data, inputs)
     stream = io.BytesIO(data)
     instances = _read_instances(content, stream, inputs)
     if rest := len(stream.read()):
-        raise ProtocolError(f"{rest} bytes follow the JSON that no tensor's binary_data_size names")
+        raise ProtocolError(
+            f"{rest} bytes follow the JSON that no tensor's binary_data_size names"
+        )
     parameters = _read_parameters(content, "")
     flags = {
         name: _pop_flag(parameters, name, "")
@@ -128,8 +135,8 @@ def _split(body: bytes, json_length: str | None) -> tuple[bytes, bytes]:
     return body[:end], body[end:]
 
 
-def _describe_raw(data: bytes, inputs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return what the JSON would say of a body that is the data of one tensor and no more."""
+def _complete(data: bytes, inputs: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], bytes]:
+    """Return the whole request that a body of one tensor's data, and no JSON, stands for."""
     if len(inputs) != 1:
         raise ProtocolError(
             "a body without JSON is for models of one input; say in "
@@ -142,7 +149,7 @@ def _describe_raw(data: bytes, inputs: Sequence[dict[str, Any]]) -> dict[str, An
     else:
         n = max(1, len(data) // struct.calcsize(_LETTERS[tensor["datatype"]]))
     tensor |= {"shape": [n], "parameters": {"binary_data_size": len(data)}}
-    return {"inputs": [tensor], "parameters": {"binary_data_output": True}}
+    return {"inputs": [tensor], "parameters": {"binary_data_output": True}}, data
 
 
 def _load(head: bytes) -> dict[str, Any]:
@@ -186,6 +193,7 @@ def _read_instances(
         p = first.shape[1]
         return [first.cells[start : start + p] for start in range(0, len(first.cells), p)]
     columns: dict[str, list] = {}
+    n = first.shape[0]
     for tensor in tensors:
         if tensor.shape[1:] not in ([], [1]):
             raise ProtocolError(
@@ -194,9 +202,9 @@ def _read_instances(
             )
         if tensor.name in columns:
             raise ProtocolError(f"two tensors are named {tensor.name!r}")
-        if tensor.shape[0] != first.shape[0]:
+        if tensor.shape[0] != n:
             raise ProtocolError(
-                f"tensor {tensor.name!r} has {tensor.shape[0]} rows, the first one {first.shape[0]}"
+                f"tensor {tensor.name!r} has {tensor.shape[0]} rows, the first one {n}"
             )
         columns[tensor.name] = tensor.cells
     rows = zip(*columns.values(), strict=True)
