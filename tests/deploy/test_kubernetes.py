@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import boto3
 import kubernetes_validate
@@ -244,6 +245,165 @@ class TestSelectors:
         (deployment,) = find(rendered[overlay], "Deployment")
         (serve,) = deployment["spec"]["template"]["spec"]["containers"]
         assert port["port"] == serve["ports"][0]["containerPort"]
+
+
+# What names are made of, and where kustomize is told: over the folder, or in its own file.
+RENAMED = [
+    ({"namePrefix": "team-"}, "over"),
+    ({"nameSuffix": "-b"}, "over"),
+    ({"namePrefix": "team-", "nameSuffix": "-b", "namespace": "other"}, "over"),
+    ({"namePrefix": "team-", "namespace": "other"}, "within"),
+]
+
+
+@pytest.fixture(params=["kustomize build", "kubectl kustomize"])
+def rename(request, tmp_path):
+    """Render an overlay under other names."""
+    tool, *arguments = request.param.split()
+    if not shutil.which(tool):
+        reason = f"{tool} is not installed"
+        pytest.fail(reason) if os.environ.get("REQUIRE_TOOLS") == "1" else pytest.skip(reason)
+
+    def rename(overlay: str, fields: dict, place: str) -> list[dict]:
+        folder = tmp_path / "kubernetes"
+        if not folder.exists():
+            shutil.copytree(KUBERNETES, folder)
+        path = folder / overlay / "kustomization.yaml"
+        content = yaml.safe_load(path.read_text())
+        if place == "over":
+            path, content = folder / "over" / path.name, {"resources": [f"../{overlay}"]}
+            path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump(content | fields))
+        command = [tool, *arguments, str(path.parent)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return list(yaml.safe_load_all(done.stdout))
+
+    return rename
+
+
+def label_pods(service: dict) -> dict[str, dict[str, str]]:
+    """The labels that KServe gives the pods of an InferenceService, from components/*.go."""
+    name = service["metadata"]["name"]
+    return {
+        component: {
+            "serving.kserve.io/inferenceservice": name,
+            "component": component,
+            "app": f"isvc.{name}-{component}",
+        }
+        for component in service["spec"]
+    }
+
+
+def find_selected(selector: dict, labels: dict[str, dict]) -> set[str]:
+    return {name for name, own in labels.items() if selector.items() <= own.items()}
+
+
+def check_kserve(manifests: list[dict]) -> str:
+    """Check that all names in it meet; return the InferenceService's."""
+    (isvc,) = find(manifests, "InferenceService")
+    (service,) = find(manifests, "Service")
+    (policy,) = find(manifests, "NetworkPolicy")
+    labels = label_pods(isvc)
+    assert find_selected(service["spec"]["selector"], labels) == {"predictor"}
+    assert find_selected(policy["spec"]["podSelector"]["matchLabels"], labels) == set(labels)
+    explainer = policy["spec"]["ingress"][0]["from"][-1]["podSelector"]["matchLabels"]
+    assert find_selected(explainer, labels) == {"explainer"}
+    predictor = policy["spec"]["egress"][-1]["to"][0]["podSelector"]["matchLabels"]
+    assert find_selected(predictor, labels) == {"predictor"}
+    for component, pod in isvc["spec"].items():
+        (serve,) = pod["containers"]
+        variables = {variable["name"]: variable["value"] for variable in serve["env"]}
+        assert variables["KSERVE_MODEL_NAME"] == isvc["metadata"]["name"]
+        if component == "explainer":
+            url = urlsplit(variables["PREDICTOR_URL"])
+            assert (url.scheme, url.netloc) == ("http", service["metadata"]["name"])
+            assert url.path == "/invocations"
+    (port,) = service["spec"]["ports"]
+    assert (port["port"], port["targetPort"]) == (80, 8080)
+    assert len({manifest["metadata"]["namespace"] for manifest in manifests}) == 1
+    made = {m["metadata"]["name"] for m in find(manifests, "ConfigMap")}
+    for pod in isvc["spec"].values():
+        (fetch,) = pod["initContainers"]
+        named = {v["configMap"]["name"] for v in pod["volumes"] if "configMap" in v}
+        assert named | {fetch["envFrom"][0]["configMapRef"]["name"]} == made
+    return isvc["metadata"]["name"]
+
+
+class TestNames:
+    def test_kserves_meet(self, rendered):
+        assert check_kserve(rendered["kserve"]) == "income"
+
+    @pytest.mark.parametrize(("fields", "place"), RENAMED)
+    def test_kserves_meet_under_other_names(self, rename, validate, fields, place):
+        manifests = rename("kserve", fields, place)
+        wanted = f"{fields.get('namePrefix', '')}income{fields.get('nameSuffix', '')}"
+        assert check_kserve(manifests) == wanted
+        for manifest in manifests:
+            validate(manifest)
+
+    def test_kserve_finds_a_secret_that_is_made(self, rename):
+        secret = {"name": "model-store", "literals": ["AWS_ENDPOINT_URL=http://minio:9000"]}
+        fields = {"namePrefix": "team-", "namespace": "models", "secretGenerator": [secret]}
+        manifests = rename("kserve", fields, "over")
+        (made,) = find(manifests, "Secret")
+        for pod in pods(manifests):
+            (fetch,) = pod["initContainers"]
+            assert fetch["envFrom"][1]["secretRef"]["name"] == made["metadata"]["name"]
+
+    @pytest.mark.parametrize("overlay", ["overlays/local", "overlays/production"])
+    def test_two_programs_in_one_namespace_keep_apart(self, rename, overlay):
+        kinds = {}
+        for prefix in ("a-", "b-"):
+            manifests = rename(overlay, {"namePrefix": prefix}, "over")
+            (deployment,) = find(manifests, "Deployment")
+            template = deployment["spec"]["template"]
+            spread = template["spec"].get("topologySpreadConstraints", [])
+            kinds[prefix] = (
+                template["metadata"]["labels"],
+                [
+                    deployment["spec"]["selector"]["matchLabels"],
+                    find(manifests, "Service")[0]["spec"]["selector"],
+                    find(manifests, "PodDisruptionBudget")[0]["spec"]["selector"]["matchLabels"],
+                    find(manifests, "NetworkPolicy")[0]["spec"]["podSelector"]["matchLabels"],
+                    *(each["labelSelector"]["matchLabels"] for each in spread),
+                ],
+            )
+        labels = {prefix: own for prefix, (own, _) in kinds.items()}
+        for prefix, (_, selectors) in kinds.items():
+            for selector in selectors:
+                assert find_selected(selector, labels) == {prefix}
+
+
+class TestPolicyOfKserve:
+    def test_only_clients_and_the_explainer_may_ask(self, rendered):
+        (policy,) = find(rendered["kserve"], "NetworkPolicy")
+        assert set(policy["spec"]["policyTypes"]) == {"Ingress", "Egress"}
+        (rule,) = policy["spec"]["ingress"]
+        assert rule["ports"] == [{"protocol": "TCP", "port": 8080}]
+        client = {"matchLabels": {"model-client": "true"}}
+        *clients, explainer = rule["from"]
+        assert clients == [{"podSelector": client}, {"namespaceSelector": client}]
+        assert explainer.keys() == {"podSelector"}
+        for pod in pods(rendered["kserve"]):
+            (serve,) = pod["containers"]
+            assert serve["ports"][0]["containerPort"] == rule["ports"][0]["port"]
+
+    def test_pods_reach_names_the_store_and_the_predictor_alone(self, rendered):
+        (policy,) = find(rendered["kserve"], "NetworkPolicy")
+        (service,) = find(rendered["kserve"], "Service")
+        reached = {
+            (port["protocol"], port["port"]): [list(peer) for peer in rule.get("to", [])]
+            for rule in policy["spec"]["egress"]
+            for port in rule["ports"]
+        }
+        predictor = ("TCP", service["spec"]["ports"][0]["targetPort"])
+        assert reached == {
+            ("UDP", 53): [],
+            ("TCP", 53): [],
+            ("TCP", 443): [],
+            predictor: [["podSelector"]],
+        }
 
 
 def test_kserve_finds_the_model_under_the_services_own_name(rendered):
