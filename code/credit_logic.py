@@ -22,7 +22,6 @@ from answers import Answer, Explanation
 from explainers import ForestExplainer
 from job import Job, JobError, read_description, run, split_target
 from limits import warn_of_rows
-from signature import describe as describe_tensors
 from table import PayloadError, Table
 
 FORMAT_VERSION = 1
@@ -158,9 +157,12 @@ def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
     return answers.encode(answer, accept, explained=True)
 
 
-def metadata_fn(model: Forest | DeepForest | Gam) -> dict[str, list[dict]]:
-    """Return what the model takes and answers."""
-    return describe_tensors(dict.fromkeys(model.features, float), {"prediction": float})
+def signature_fn(model: Forest | DeepForest | Gam) -> dict[str, dict[str, str]]:
+    """Say what KServe's metadata tell of the model: each column and its datatype."""
+    return {
+        "inputs": dict.fromkeys(model.features, "FP64"),
+        "outputs": {"prediction": "FP64"},
+    }
 
 
 # ---------------------------------------------------------------- training

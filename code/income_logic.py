@@ -33,7 +33,6 @@ from answers import Answer
 from delimited import parse_csv
 from explainers import AnchorExplainer
 from job import Job, JobError, read_description, run
-from signature import describe as describe_tensors
 from table import PayloadError, Table, as_text, shorten
 
 FORMAT_VERSION = 1
@@ -218,6 +217,13 @@ def predict_fn(table: Table, model: Model) -> Answer:
     return Answer(predictions, explain, columns, by_line=table.by_line)
 
 
+def signature_fn(model: Model) -> dict[str, dict[str, str]]:
+    """Say what KServe's metadata tell of the model: each column and its datatype."""
+    outputs = {"prediction": "BYTES"} | ({} if model.forest is None else {"probability": "FP64"})
+    inputs = {name: "BYTES" if name in model.levels else "FP64" for name in FEATURES}
+    return {"inputs": inputs, "outputs": outputs}
+
+
 def read_parameters(parameters: Mapping[str, object], n: int, model: Model) -> dict:
     """Check what a request asks for beside its rows.
 
@@ -271,13 +277,6 @@ def _as_predictions(given: object, n: int, explainer: AnchorExplainer) -> np.nda
 def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
     """Write the answer."""
     return answers.encode(answer, accept)
-
-
-def metadata_fn(model: Model) -> dict[str, list[dict]]:
-    """Return what the model takes and answers; where it is elsewhere, there is no probability."""
-    inputs = {name: float if name in NUMERIC else str for name in FEATURES}
-    outputs = {"prediction": str} | ({"probability": float} if model.forest is not None else {})
-    return describe_tensors(inputs, outputs)
 
 
 # ---------------------------------------------------------------- training

@@ -28,7 +28,6 @@ from gam_model.dates import read_iso, recognize
 from job import Job, JobError, name_target, run, split_target
 from limits import warn_of_rows
 from scores import Scores
-from signature import describe as describe_tensors
 from table import PayloadError, Table
 from target import Target, learn_target
 
@@ -91,12 +90,17 @@ def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
     return answers.encode(answer, accept)
 
 
-def metadata_fn(model: AdditiveModel) -> dict[str, list[dict]]:
-    """Return what the model takes and answers; dates are text, and so is what it doesn't read."""
-    texts = {name for name, levels in model.levels.items() if str in set(map(type, levels))}
-    texts.update(model.units, model.unused)
-    inputs = {name: str if name in texts else float for name in model.features}
-    return describe_tensors(inputs, {"prediction": float})
+def signature_fn(model: AdditiveModel) -> dict[str, dict[str, str]]:
+    """Say what KServe's metadata tell of the model: each column and its datatype."""
+    texts = {name for name, levels in model.levels.items() if any(map(_is_text, levels))}
+    texts |= model.units.keys()  # dates, in ISO 8601
+    texts.update(model.unused)  # text with too many levels, of which nothing is read
+    inputs = {name: "BYTES" if name in texts else "FP64" for name in model.features}
+    return {"inputs": inputs, "outputs": {"prediction": "FP64"}}
+
+
+def _is_text(level: object) -> bool:
+    return isinstance(level, str)
 
 
 # ---------------------------------------------------------------- training

@@ -137,9 +137,8 @@ class Endpoint:
             chunked = headers.get("Transfer-Encoding") == "chunked"
             link.request(method, path, body, headers, encode_chunked=chunked)
             answer = link.getresponse()
-            return Response(
-                answer.status, answer.headers["Content-Type"], answer.read(), answer.headers
-            )
+            headers = answer.headers
+            return Response(answer.status, headers["Content-Type"], answer.read(), headers)
 
     def invoke(self, body, content_type=None, accept=None) -> Response:
         headers = {"Content-Type": content_type, "Accept": accept}

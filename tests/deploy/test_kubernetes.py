@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import boto3
 import kubernetes_validate
@@ -247,172 +246,124 @@ class TestSelectors:
         assert port["port"] == serve["ports"][0]["containerPort"]
 
 
-# What names are made of, and where kustomize is told: over the folder, or in its own file.
-RENAMED = [
-    ({"namePrefix": "team-"}, "over"),
-    ({"nameSuffix": "-b"}, "over"),
-    ({"namePrefix": "team-", "nameSuffix": "-b", "namespace": "other"}, "over"),
-    ({"namePrefix": "team-", "namespace": "other"}, "within"),
-]
+@pytest.fixture
+def rename(tmp_path):
+    """Render an overlay over another one."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    shutil.copytree(KUBERNETES, tmp_path / "deploy" / "kubernetes")
 
-
-@pytest.fixture(params=["kustomize build", "kubectl kustomize"])
-def rename(request, tmp_path):
-    """Render an overlay under other names."""
-    tool, *arguments = request.param.split()
-    if not shutil.which(tool):
-        reason = f"{tool} is not installed"
-        pytest.fail(reason) if os.environ.get("REQUIRE_TOOLS") == "1" else pytest.skip(reason)
-
-    def rename(overlay: str, fields: dict, place: str) -> list[dict]:
-        folder = tmp_path / "kubernetes"
-        if not folder.exists():
-            shutil.copytree(KUBERNETES, folder)
-        path = folder / overlay / "kustomization.yaml"
-        content = yaml.safe_load(path.read_text())
-        if place == "over":
-            path, content = folder / "over" / path.name, {"resources": [f"../{overlay}"]}
-            path.parent.mkdir(exist_ok=True)
-        path.write_text(yaml.safe_dump(content | fields))
-        command = [tool, *arguments, str(path.parent)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return list(yaml.safe_load_all(done.stdout))
+    def rename(overlay: str, fields: dict, mine: str = "mine") -> list[dict]:
+        folder = tmp_path / "deploy" / "kubernetes" / mine
+        folder.mkdir()
+        content = {"resources": [f"../{overlay}"], **fields}
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(content))
+        return list(yaml.safe_load_all(render(mine, tmp_path / "one.yaml", tmp_path)))
 
     return rename
 
 
-def label_pods(service: dict) -> dict[str, dict[str, str]]:
-    """The labels that KServe gives the pods of an InferenceService, from components/*.go."""
-    name = service["metadata"]["name"]
-    return {
-        component: {
-            "serving.kserve.io/inferenceservice": name,
-            "component": component,
-            "app": f"isvc.{name}-{component}",
-        }
-        for component in service["spec"]
-    }
+@pytest.fixture(
+    params=[{}, {"namePrefix": "team-", "nameSuffix": "-v2", "namespace": "other"}],
+    ids=["as it is", "renamed"],
+)
+def kserve(request, rename):
+    """The manifests of kserve/, also as another overlay renames them."""
+    manifests = rename("kserve", request.param)
+    for manifest in manifests:
+        name = manifest["metadata"]["name"]
+        assert name.startswith(request.param.get("namePrefix", ""))
+        assert manifest["metadata"]["namespace"] == request.param.get("namespace", "models")
+    return manifests
 
 
-def find_selected(selector: dict, labels: dict[str, dict]) -> set[str]:
-    return {name for name, own in labels.items() if selector.items() <= own.items()}
+def read_environment(pod) -> dict[str, str]:
+    """Return the variables of a pod's server, with $(NAME) put in as Kubernetes does."""
+    (serve,) = pod["containers"]
+    values = {}
+    for variable in serve["env"]:  # only those that come before are known
+        value = re.sub(r"\$\((\w+)\)", lambda name: values[name[1]], variable["value"])
+        values[variable["name"]] = value
+    return values
 
 
-def check_kserve(manifests: list[dict]) -> str:
-    """Check that all names in it meet; return the InferenceService's."""
-    (isvc,) = find(manifests, "InferenceService")
-    (service,) = find(manifests, "Service")
-    (policy,) = find(manifests, "NetworkPolicy")
-    labels = label_pods(isvc)
-    assert find_selected(service["spec"]["selector"], labels) == {"predictor"}
-    assert find_selected(policy["spec"]["podSelector"]["matchLabels"], labels) == set(labels)
-    explainer = policy["spec"]["ingress"][0]["from"][-1]["podSelector"]["matchLabels"]
-    assert find_selected(explainer, labels) == {"explainer"}
-    predictor = policy["spec"]["egress"][-1]["to"][0]["podSelector"]["matchLabels"]
-    assert find_selected(predictor, labels) == {"predictor"}
-    for component, pod in isvc["spec"].items():
-        (serve,) = pod["containers"]
-        variables = {variable["name"]: variable["value"] for variable in serve["env"]}
-        assert variables["KSERVE_MODEL_NAME"] == isvc["metadata"]["name"]
-        if component == "explainer":
-            url = urlsplit(variables["PREDICTOR_URL"])
-            assert (url.scheme, url.netloc) == ("http", service["metadata"]["name"])
-            assert url.path == "/invocations"
+def test_kserve_finds_the_model_under_the_services_own_name(kserve):
+    """The router asks for /v1/models/<name of the InferenceService>:predict."""
+    (service,) = find(kserve, "InferenceService")
+    for pod in pods(kserve):
+        assert read_environment(pod)["KSERVE_MODEL_NAME"] == service["metadata"]["name"]
+
+
+def label_pods(kserve) -> list[dict[str, str]]:
+    """Return the labels that KServe gives the pods of predictor and explainer."""
+    (service,) = find(kserve, "InferenceService")
+    name = {"serving.kserve.io/inferenceservice": service["metadata"]["name"]}
+    return [name | {"component": component} for component in ("predictor", "explainer")]
+
+
+def test_the_explainer_finds_the_predictor(kserve):
+    predictor, explainer = label_pods(kserve)
+    (service,) = find(kserve, "Service")
+    (url,) = filter(None, (read_environment(pod).get("PREDICTOR_URL") for pod in pods(kserve)))
+    assert url == f"http://{service['metadata']['name']}/invocations"
+    assert service["spec"]["selector"].items() <= predictor.items()
+    assert not service["spec"]["selector"].items() <= explainer.items()
     (port,) = service["spec"]["ports"]
     assert (port["port"], port["targetPort"]) == (80, 8080)
-    assert len({manifest["metadata"]["namespace"] for manifest in manifests}) == 1
-    made = {m["metadata"]["name"] for m in find(manifests, "ConfigMap")}
-    for pod in isvc["spec"].values():
+
+
+def test_kserves_pods_talk_to_whom_they_must_and_to_no_other(kserve):
+    predictor, explainer = label_pods(kserve)
+    (policy,) = find(kserve, "NetworkPolicy")
+    spec = policy["spec"]
+    selector = spec["podSelector"]["matchLabels"].items()
+    assert selector
+    assert selector <= predictor.items() & explainer.items()
+    assert set(spec["policyTypes"]) == {"Ingress", "Egress"}
+    (rule,) = spec["ingress"]
+    assert [port["port"] for port in rule["ports"]] == [8080]
+    allowed = [peer.get("podSelector", {}).get("matchLabels", {}) for peer in rule["from"]]
+    assert any(labels and labels.items() <= explainer.items() for labels in allowed)
+    client = {"matchLabels": {"model-client": "true"}}
+    assert {"podSelector": client} in rule["from"]
+    assert {"namespaceSelector": client} in rule["from"]
+    out = {}
+    for rule in spec["egress"]:
+        for port in rule["ports"]:
+            out[port["protocol"], port["port"]] = rule.get("to")
+    assert out.keys() == {("UDP", 53), ("TCP", 53), ("TCP", 443), ("TCP", 8080)}
+    ((peer,),) = [to for to in out.values() if to]
+    assert peer["podSelector"]["matchLabels"].items() <= predictor.items()
+
+
+def test_kserve_finds_a_secret_that_an_overlay_makes(rename):
+    secret = {"name": "model-store", "literals": ["AWS_ENDPOINT_URL=http://minio:9000"]}
+    fields = {"namePrefix": "team-", "namespace": "models", "secretGenerator": [secret]}
+    manifests = rename("kserve", fields)
+    (made,) = find(manifests, "Secret")
+    for pod in pods(manifests):
         (fetch,) = pod["initContainers"]
-        named = {v["configMap"]["name"] for v in pod["volumes"] if "configMap" in v}
-        assert named | {fetch["envFrom"][0]["configMapRef"]["name"]} == made
-    return isvc["metadata"]["name"]
+        assert fetch["envFrom"][1]["secretRef"]["name"] == made["metadata"]["name"]
 
 
-class TestNames:
-    def test_kserves_meet(self, rendered):
-        assert check_kserve(rendered["kserve"]) == "income"
-
-    @pytest.mark.parametrize(("fields", "place"), RENAMED)
-    def test_kserves_meet_under_other_names(self, rename, validate, fields, place):
-        manifests = rename("kserve", fields, place)
-        wanted = f"{fields.get('namePrefix', '')}income{fields.get('nameSuffix', '')}"
-        assert check_kserve(manifests) == wanted
-        for manifest in manifests:
-            validate(manifest)
-
-    def test_kserve_finds_a_secret_that_is_made(self, rename):
-        secret = {"name": "model-store", "literals": ["AWS_ENDPOINT_URL=http://minio:9000"]}
-        fields = {"namePrefix": "team-", "namespace": "models", "secretGenerator": [secret]}
-        manifests = rename("kserve", fields, "over")
-        (made,) = find(manifests, "Secret")
-        for pod in pods(manifests):
-            (fetch,) = pod["initContainers"]
-            assert fetch["envFrom"][1]["secretRef"]["name"] == made["metadata"]["name"]
-
-    @pytest.mark.parametrize("overlay", ["overlays/local", "overlays/production"])
-    def test_two_programs_in_one_namespace_keep_apart(self, rename, overlay):
-        kinds = {}
-        for prefix in ("a-", "b-"):
-            manifests = rename(overlay, {"namePrefix": prefix}, "over")
-            (deployment,) = find(manifests, "Deployment")
-            template = deployment["spec"]["template"]
-            spread = template["spec"].get("topologySpreadConstraints", [])
-            kinds[prefix] = (
-                template["metadata"]["labels"],
-                [
-                    deployment["spec"]["selector"]["matchLabels"],
-                    find(manifests, "Service")[0]["spec"]["selector"],
-                    find(manifests, "PodDisruptionBudget")[0]["spec"]["selector"]["matchLabels"],
-                    find(manifests, "NetworkPolicy")[0]["spec"]["podSelector"]["matchLabels"],
-                    *(each["labelSelector"]["matchLabels"] for each in spread),
-                ],
-            )
-        labels = {prefix: own for prefix, (own, _) in kinds.items()}
-        for prefix, (_, selectors) in kinds.items():
-            for selector in selectors:
-                assert find_selected(selector, labels) == {prefix}
-
-
-class TestPolicyOfKserve:
-    def test_only_clients_and_the_explainer_may_ask(self, rendered):
-        (policy,) = find(rendered["kserve"], "NetworkPolicy")
-        assert set(policy["spec"]["policyTypes"]) == {"Ingress", "Egress"}
-        (rule,) = policy["spec"]["ingress"]
-        assert rule["ports"] == [{"protocol": "TCP", "port": 8080}]
-        client = {"matchLabels": {"model-client": "true"}}
-        *clients, explainer = rule["from"]
-        assert clients == [{"podSelector": client}, {"namespaceSelector": client}]
-        assert explainer.keys() == {"podSelector"}
-        for pod in pods(rendered["kserve"]):
-            (serve,) = pod["containers"]
-            assert serve["ports"][0]["containerPort"] == rule["ports"][0]["port"]
-
-    def test_pods_reach_names_the_store_and_the_predictor_alone(self, rendered):
-        (policy,) = find(rendered["kserve"], "NetworkPolicy")
-        (service,) = find(rendered["kserve"], "Service")
-        reached = {
-            (port["protocol"], port["port"]): [list(peer) for peer in rule.get("to", [])]
-            for rule in policy["spec"]["egress"]
-            for port in rule["ports"]
-        }
-        predictor = ("TCP", service["spec"]["ports"][0]["targetPort"])
-        assert reached == {
-            ("UDP", 53): [],
-            ("TCP", 53): [],
-            ("TCP", 443): [],
-            predictor: [["podSelector"]],
-        }
-
-
-def test_kserve_finds_the_model_under_the_services_own_name(rendered):
-    """The router asks for /v1/models/<name of the InferenceService>:predict."""
-    (service,) = find(rendered["kserve"], "InferenceService")
-    for pod in pods(rendered["kserve"]):
-        (serve,) = pod["containers"]
-        named = {variable["name"]: variable["value"] for variable in serve["env"]}
-        assert named["KSERVE_MODEL_NAME"] == service["metadata"]["name"]
+@pytest.mark.parametrize("overlay", ["overlays/local", "overlays/production"])
+def test_two_programs_in_one_namespace_keep_apart(rename, overlay):
+    labels, selectors = {}, {}
+    for mine in ("first", "second"):
+        manifests = rename(f"{overlay}", {"namePrefix": f"{mine}-"}, mine)
+        (deployment,) = find(manifests, "Deployment")
+        template = deployment["spec"]["template"]
+        labels[mine] = template["metadata"]["labels"].items()
+        spread = template["spec"].get("topologySpreadConstraints", [])
+        selectors[mine] = [
+            deployment["spec"]["selector"]["matchLabels"],
+            find(manifests, "Service")[0]["spec"]["selector"],
+            find(manifests, "PodDisruptionBudget")[0]["spec"]["selector"]["matchLabels"],
+            find(manifests, "NetworkPolicy")[0]["spec"]["podSelector"]["matchLabels"],
+            *(each["labelSelector"]["matchLabels"] for each in spread),
+        ]
+    for mine, own in selectors.items():
+        for selector in own:
+            assert [name for name, pods in labels.items() if selector.items() <= pods] == [mine]
 
 
 def test_local_reaches_its_store(rendered):

@@ -29,7 +29,8 @@ def write_csv(rows) -> str:
 def make_pay(rng):
     age, city = rng.randint(18, 80), rng.choice(["Bern", "Basel", "Genf"])
     hired = f"20{rng.randint(10, 24)}-0{rng.randint(1, 9)}-1{rng.randint(0, 9)}"
-    return {"age": age, "city": city, "hired": hired, "pay": age / 9 + len(city)}
+    name = f"n{rng.random()}"  # of which the model has no use
+    return {"age": age, "city": city, "hired": hired, "name": name, "pay": age / 9 + len(city)}
 
 
 def make_credit(rng):
@@ -251,39 +252,6 @@ def test_what_the_metadata_say_is_what_is_taken_and_answered(served):
     assert read(answer)["prediction"] == served.invoke()["predictions"]
 
 
-OWN = """
-import json
-def model_fn(model_dir): return "x"
-def transform_fn(model, body, content_type, accept):
-    rows = json.loads(body)["instances"]
-    return json.dumps({"prediction": [json.dumps(row) for row in rows]}), "application/json"
-"""
-
-
-def test_a_programs_own_word_on_its_tensors(serve, base, program):
-    silent = program(OWN)
-    with serve(base, silent, KSERVE_MODEL_NAME="m") as endpoint:
-        content = endpoint.request("GET", "/v2/models/m").json
-        assert (content["inputs"], content["outputs"]) == ([], [])
-    tensor = {"name": "x", "datatype": "FP32", "shape": [-1, 4]}
-    said = f"{{'inputs': [{tensor} | {{'name': model}}], 'outputs': []}}"
-    hook = f"def metadata_fn(model): return {said}"
-    with serve(base, program(OWN + hook), KSERVE_MODEL_NAME="m") as endpoint:
-        assert endpoint.request("GET", "/v2/models/m").json["inputs"] == [tensor]
-
-
-@pytest.mark.parametrize("said", ["None", "{'inputs': []}", "{'inputs': [1], 'outputs': []}"])
-def test_a_program_that_says_nothing_useful_of_its_tensors_does_not_start(
-    serve, base, program, said
-):
-    hook = f"def metadata_fn(model): return {said}"
-    with (
-        pytest.raises(AssertionError, match="metadata_fn must return inputs and outputs"),
-        serve(base, program(OWN + hook), KSERVE_MODEL_NAME="m"),
-    ):
-        pass
-
-
 # ---------------------------------------------------------------- binary data
 
 
@@ -305,125 +273,11 @@ def test_binary_data_carry_what_json_does(served, form):
     assert read(binary) == expected
 
 
-def test_an_output_may_say_otherwise_than_the_request(news):
-    outputs = [
-        {"name": "probability"},
-        {"name": "prediction", "parameters": {"binary_data": False}},
-    ]
-    content = {
-        "inputs": news.tensors(),
-        "outputs": outputs,
-        "parameters": {"binary_data_output": True},
-    }
-    answer = news.infer(content)
-    head = json.loads(answer.body[: int(answer.headers[HEADER])])
-    assert ["data" in output for output in head["outputs"]] == [False, True]
-    plain = read(news.infer({"inputs": news.tensors()}))
-    assert read(answer) == {name: plain[name] for name in ("probability", "prediction")}
-
-
 def test_binary_and_json_tensors_may_be_mixed(gam):
     age, *others = gam.tensors()
     head, data = as_binary(age)
     answer = gam.infer({"inputs": [*others, head]}, data)
     assert read(answer) == read(gam.infer({"inputs": gam.tensors()}))
-
-
-def json_type(datatype):
-    return bool if datatype == "BOOL" else float if "F" in datatype else int
-
-
-@pytest.mark.parametrize("datatype", ["FP16", "BF16", "FP32", "FP64", "INT64", "UINT8", "BOOL"])
-def test_each_datatype_is_read_as_its_bytes_say(serve, base, program, datatype):
-    cells = [True, False, True, True] if datatype == "BOOL" else [0, 3, 128, 7]
-    if datatype == "BF16":
-        data = b"".join(struct.pack("<f", cell)[2:] for cell in cells)
-    else:
-        data = pack(datatype, cells)
-    head = {"name": "x", "shape": [2, 2], "datatype": datatype}
-    with serve(base, program(OWN), KSERVE_MODEL_NAME="m") as endpoint:
-        served = Served(endpoint, None, {}, None)
-        head["parameters"] = {"binary_data_size": len(data)}
-        rows = list(map(json.loads, read(served.infer({"inputs": [head]}, data))["prediction"]))
-    assert rows == [cells[:2], cells[2:]]
-    assert {type(cell) for cell in rows[0]} == {json_type(datatype)}
-
-
-@pytest.mark.parametrize(
-    ("tensor", "data", "json_length", "message"),
-    [
-        ({}, b"12345678", "x", "Inference-Header-Content-Length is 'x'; send a number of bytes"),
-        ({}, b"12345678", "-1", "Inference-Header-Content-Length is '-1'"),
-        ({}, b"12345678", "9" * 30, "Inference-Header-Content-Length is '999"),
-        ({}, b"12345678", "9999", "Inference-Header-Content-Length is 9999, and the body has"),
-        ({}, b"12345678", "3", "the body is not valid JSON"),
-        ({}, b"1234567", None, "has a binary_data_size of 8, but 7 bytes are left"),
-        (
-            {},
-            b"123456789",
-            None,
-            "1 bytes follow the JSON that no tensor's binary_data_size names",
-        ),
-        ({"shape": [2]}, b"12345678", None, "of shape [2] has 8 bytes of FP64, not 16"),
-        ({"shape": [10**9, 10**9]}, b"12345678", None, "has 8 bytes of FP64, not 8000000000000"),
-        ({"datatype": "FP32"}, b"12345678", None, "of shape [1] has 8 bytes of FP32, not 4"),
-        ({"datatype": "INT8", "shape": [9]}, b"12345678", None, "has 8 bytes of INT8, not 9"),
-        ({"datatype": "BOOL", "shape": [8]}, b"12345678", None, "a byte of BOOL is 0 or 1"),
-        ({"data": [1]}, b"12345678", None, "has both data and a binary_data_size"),
-        ({"size": -8}, b"12345678", None, "binary_data_size must be a number of bytes, got -8"),
-        ({"size": "8"}, b"12345678", None, "binary_data_size must be a number of bytes"),
-        ({"size": True}, b"12345678", None, "binary_data_size must be a number of bytes"),
-        ({"size": 10**400}, b"12345678", None, "but 8 bytes are left"),
-        ({}, struct.pack("<d", np.inf), None, "tensor 'age' holds an infinite number"),
-        ({"datatype": "BYTES"}, b"\5\0\0\0abcd", None, "its last text is cut off"),
-        ({"datatype": "BYTES"}, b"\4\0\0\0abc\xff", None, "holds bytes that are not UTF-8"),
-        ({"datatype": "BYTES", "shape": [2]}, b"\4\0\0\0abcd", None, "has 1 values, not 2"),
-        ({"datatype": "BYTES"}, b"\0\0\0\0\0\0\0\0", None, "has 2 values, not 1"),
-        ({"datatype": "BYTES"}, b"\1\0\0\0a\0\0\0", None, "its last text is cut off"),
-        ({"output": {"parameters": {"binary_data": 1}}}, b"12345678", None, "output 'prediction'"),
-    ],
-)
-def test_binary_data_that_do_not_fit_are_refused_in_a_sentence(
-    gam, tensor, data, json_length, message
-):
-    # The other columns are there, so that nothing else is wrong.
-    others = [{**each, "shape": [1], "data": each["data"][:1]} for each in gam.tensors()[1:]]
-    tensor = {"name": "age", "shape": [1], "datatype": "FP64"} | tensor
-    tensor["parameters"] = {"binary_data_size": tensor.pop("size", 8)}
-    content = {"outputs": [{"name": "prediction", **tensor.pop("output", {})}]}
-    answer = gam.infer(content | {"inputs": [tensor, *others]}, data, json_length)
-    assert answer.status == 400, answer.body
-    assert message in answer.json["error"]
-
-
-def test_a_number_that_is_not_one_is_missing_in_binary_as_in_json(serve, base, program):
-    tensor = {"name": "x", "shape": [1, 2], "datatype": "FP64"}
-    with serve(base, program(OWN), KSERVE_MODEL_NAME="m") as endpoint:
-        served = Served(endpoint, None, {}, None)
-        by_json = served.infer({"inputs": [tensor | {"data": [None, 0.5]}]})
-        head, data = as_binary(tensor | {"data": [np.nan, 0.5]})
-        by_bytes = served.infer({"inputs": [head]}, data)
-    assert read(by_json) == read(by_bytes)
-    assert read(by_json) == {"prediction": ["[null, 0.5]"]}
-
-
-def test_a_body_without_json_is_the_one_input(news, gam, serve, base, program):
-    text = news.columns["text"][0]
-    answer = news.infer(b"", text.encode(), "0")
-    expected = read(news.infer({"inputs": news.tensors()}))
-    assert read(answer) == {name: column[:1] for name, column in expected.items()}
-    refused = gam.infer(b"", text.encode(), "0")
-    assert refused.status == 400
-    assert "a body without JSON is for models of one input" in refused.json["error"]
-    hook = """
-def metadata_fn(model):
-    return {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1]}], "outputs": []}
-"""
-    with serve(base, program(OWN + hook), KSERVE_MODEL_NAME="m") as endpoint:
-        served = Served(endpoint, None, {}, None)
-        answer = served.infer(b"", struct.pack("<3f", 1, 2.5, 3), "0")
-        assert read(answer)["prediction"] == [f'{{"x": {x}}}' for x in (1.0, 2.5, 3.0)]
-        assert served.infer(b"", b"12345", "0").status == 400
 
 
 # ---------------------------------------------------------------- texts
@@ -455,7 +309,7 @@ def test_texts_are_never_read_as_one_row(gam):
     }
     answer = gam.infer({"inputs": [tensor]})
     assert answer.status == 400
-    assert "the model read 3 rows as 1" in answer.json["error"]
+    assert "got 1 columns where the model has 4" in answer.json["error"]
 
 
 # ---------------------------------------------------------------- explanations
@@ -478,7 +332,7 @@ def test_v2_explains_as_v1_does(served):
     assert columns["prediction"] == expected["predictions"]
     assert list(map(json.loads, columns["explanation"])) == expected["explanations"]
     plain = served.infer({"inputs": served.tensors(), "parameters": {"explain": False}})
-    assert set(read(plain)) == set(served.kind.outputs) <= set(columns)
+    assert set(read(plain)) == set(served.kind.outputs)
     binary = {"explain": True, "binary_data_output": True}
     assert read(served.infer({"inputs": served.tensors(), "parameters": binary})) == columns
 
@@ -500,8 +354,9 @@ def test_the_explainer_alone_explains_over_v2(start, serve):
         columns = read(alone.infer({"inputs": alone.tensors(), "parameters": asked}))
     assert [each["name"] for each in metadata["outputs"]] == ["prediction"]
     assert columns["prediction"] == predictions
-    assert columns["threshold"] == [0.8] * 3
-    anchors = [json.loads(each)["anchor"] for each in columns["explanation"]]
+    explanations = list(map(json.loads, columns["explanation"]))
+    assert [each["threshold"] for each in explanations] == [0.8] * 3
+    anchors = [each["anchor"] for each in explanations]
     del asked["predictions"]
     both = read(income.infer({"inputs": income.tensors(), "parameters": asked}))
     assert anchors == [json.loads(each)["anchor"] for each in both["explanation"]]
@@ -514,12 +369,12 @@ def test_warnings_are_no_tensor_and_are_not_lost(gam):
     for inputs in (tensors, one):
         answer = gam.infer({"inputs": inputs}).json
         assert [output["name"] for output in answer["outputs"]] == ["prediction"]
-        assert "'age'" in answer["parameters"]["warnings"]
+        assert any("'age'" in warning for warning in answer["parameters"]["warnings"])
     names = [each["name"] for each in one]
     record = dict(zip(names, [each["data"][0] for each in one], strict=True))
     body = json.dumps({"instances": [record]})
     predicted = gam.endpoint.request("POST", "/v1/models/m:predict", body).json
-    assert predicted["warnings"] == answer["parameters"]["warnings"].split("\n")
+    assert predicted["warnings"] == answer["parameters"]["warnings"]
     assert "parameters" not in gam.infer({"inputs": gam.tensors()}).json
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from model_server import codings, kserve
 from model_server.http1 import Answer, Reader, Request, encode, refusal
 from model_server.ledger import Ledger
-from model_server.program import Program
+from model_server.program import CUSTOM_ATTRIBUTES, Program
 
 logger = logging.getLogger("model_server")
 
@@ -147,7 +147,10 @@ class Desk:
             result = self._program(body, content_type, accept, headers)
         else:
             result = kserve.call(self._program, request.path, body, headers)
-        return Answer(200, *result)
+        content, content_type, custom_attributes, further = result
+        if custom_attributes:
+            further = {CUSTOM_ATTRIBUTES: custom_attributes, **further}
+        return Answer(200, content, content_type, further)
 
     # ------------------------------------------------------------ clients
 

@@ -1,10 +1,9 @@
 """One program and its model, behind one call: bytes and types in, bytes and a type out."""
 
-import functools
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,7 +41,8 @@ class Result(NamedTuple):
 
     body: bytes
     content_type: str
-    headers: dict[str, str]  # further ones
+    custom_attributes: str
+    headers: Mapping[str, str] = {}  # further ones
 
 
 # Hook -> number of parameters without the context. Hooks are called by arity, as AWS's own
@@ -54,7 +54,7 @@ _ARITY = {
     "output_fn": 2,
     "transform_fn": 4,
     "execution_parameters_fn": 0,
-    "metadata_fn": 1,
+    "signature_fn": 1,
 }
 
 
@@ -129,38 +129,23 @@ class Program:
             if not value.isprintable():
                 raise ValueError(f"the program answered with {value!r}, which no header can hold")
             value.encode("latin-1")  # HTTP's own encoding of header values
-        attributes = context.custom_attributes
-        return Result(content, content_type, {CUSTOM_ATTRIBUTES: attributes} if attributes else {})
+        return Result(content, content_type, context.custom_attributes)
 
     def execution_parameters(self, default: dict[str, Any]) -> dict[str, Any]:
         """Return what batch transform is told, with the program's word over the default."""
         hook = self._hooks.get("execution_parameters_fn")
         return default | hook(Context(self._model_dir, {})) if hook else default
 
-    @functools.cached_property
-    def metadata(self) -> dict[str, list[dict[str, Any]]]:
-        """The tensors of ``inputs`` and ``outputs``, as the program names them.
+    def signature(self) -> dict[str, dict[str, str]]:
+        """Return what the model takes and answers, as far as the program says so.
 
-        Both are empty where the program does not say.
-
-        Raises
-        ------
-        ValueError
-            If what it says is not of this form.
+        Returns
+        -------
+        dict
+            ``inputs`` and ``outputs``: each name -> KServe's datatype, in order.
         """
-        content: dict[str, Any] = {"inputs": [], "outputs": []}
-        if hook := self._hooks.get("metadata_fn"):
-            content = hook(self._model, Context(self._model_dir, {}))
-        try:
-            return {
-                side: [{key: one[key] for key in ("name", "datatype", "shape")} for one in tensors]
-                for side, tensors in ((side, content[side]) for side in ("inputs", "outputs"))
-            }
-        except (KeyError, TypeError):
-            raise ValueError(
-                "metadata_fn must return inputs and outputs, each a list of tensors with name, "
-                f"datatype and shape; got {content!r:.100}"
-            ) from None
+        hook = self._hooks.get("signature_fn")
+        return hook(self._model, Context(self._model_dir, {})) if hook else {}
 
 
 def _by_arity(hook: Callable[..., Any], arity: int) -> Callable[..., Any]:
