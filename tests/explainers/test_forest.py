@@ -19,7 +19,7 @@ from sklearn.ensemble import (
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 import explainers
-from explainers import ForestExplainer, _forest
+from explainers import ForestExplainer, _forest, _tables
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_a_batch_equals_its_rows_and_knows_no_order(data, monkeypatch):
     values = explainer.shap_values(X)
     assert values.shape == X.shape
     assert values.dtype == np.float64
-    monkeypatch.setattr(_forest, "_GATHERED", 1)  # row by row
+    monkeypatch.setattr(_tables, "_GATHERED", 1)  # row by row
     np.testing.assert_allclose(explainer.shap_values(X), values, rtol=0, atol=1e-14)
     shuffled = np.random.default_rng(0).permutation(len(X))
     np.testing.assert_allclose(
@@ -164,7 +164,7 @@ def test_a_batch_equals_its_rows_and_knows_no_order(data, monkeypatch):
 def test_how_leaves_share_tables_changes_nothing(data, monkeypatch, questions):
     forest = FORESTS["best first"](*data)
     values = ForestExplainer(forest).shap_values(data[0])
-    monkeypatch.setattr(_forest, "_QUESTIONS", questions)
+    monkeypatch.setattr(_tables, "_QUESTIONS", questions)
     np.testing.assert_allclose(
         ForestExplainer(forest).shap_values(data[0]), values, rtol=0, atol=1e-14
     )
