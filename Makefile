@@ -98,6 +98,9 @@ STAGE ?= production
 LAMBDA ?= build/lambda
 LAMBDA_IMAGE ?= credit-explainer-lambda:latest
 LAMBDA_PYTHON ?= python3.12
+UNFIT = $(MODEL) does not start inside Lambda, for the reason above. It must be a model of \
+	credit_logic.py. If shap or joblib is missing, it is a forest too deep for the tables of \
+	explainers: train it with a smaller max_depth or max_leaf_nodes, or serve it by an endpoint
 ZAPPA = cd $(LAMBDA)/task && VIRTUAL_ENV=$(abspath $(LAMBDA)/venv) ../venv/bin/zappa
 
 lambda-model: ## Put MODEL, the program and what it needs where the next two look for them
@@ -113,6 +116,11 @@ lambda-model: ## Put MODEL, the program and what it needs where the next two loo
 	if grep -q '"model": "gam"' $(LAMBDA)/task/model/model.json; then \
 		cp -R gam_model/src/gam_model $(LAMBDA)/task; echo scipy >>$(LAMBDA)/requirements.txt; fi
 	find $(LAMBDA) -name __pycache__ -prune -exec rm -r {} +
+	$(PYTHON) -m venv $(LAMBDA)/trial
+	$(LAMBDA)/trial/bin/pip install --quiet --disable-pip-version-check --requirement $(LAMBDA)/requirements.txt
+	@cd $(LAMBDA)/task && SAGEMAKER_PROGRAM=credit_logic.py ../trial/bin/python -B -c "import app" || { \
+		rm -rf $(abspath $(LAMBDA)); echo "$(UNFIT)"; false; }
+	rm -r $(LAMBDA)/trial
 
 lambda-image: ## Build the container image LAMBDA_IMAGE for Lambda
 	BUILDX_NO_DEFAULT_ATTESTATIONS=1 docker build --platform linux/amd64 \

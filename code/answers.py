@@ -2,6 +2,7 @@
 
 import functools
 import io
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,11 +46,19 @@ class Answer:
         only if the client accepts one.
     columns : mapping of str to (ndarray or sequence), each of length n
         What JSON and JSON lines carry beside each prediction, such as its probability.
+    by_line : bool
+        Whether JSON is written as JSON lines, because the request came so.
+    warnings : callable, optional
+        Returns what the answer should be taken with care for, one sentence a kind, and the rows
+        that it is about, a mapping of str to (ndarray of bool, shape (n,)). Called only for JSON
+        and JSON lines, which carry the sentences where there are any.
     """
 
     prediction: np.ndarray
     explain: Callable[[], Explanation | Mapping[str, Sequence]] | None = None
     columns: Mapping[str, Sequence] = field(default_factory=dict)
+    by_line: bool = False
+    warnings: Callable[[], Mapping[str, np.ndarray]] | None = None
 
 
 def encode(answer: Answer, accept: str | None, explained: bool = False) -> tuple[bytes, str]:
@@ -75,6 +84,8 @@ def encode(answer: Answer, accept: str | None, explained: bool = False) -> tuple
         406 if nothing that the client accepts can be written here.
     """
     media, parameters = negotiate(accept)
+    if media == JSON and answer.by_line:
+        media = JSONLINES
     if media == NPY and answer.prediction.dtype.kind not in "fiub":
         raise PayloadError(
             f"the predictions are labels, and {NPY} carries numbers; accept one of "
@@ -171,6 +182,8 @@ def _to_json(answer: Answer, explanation: Explanation | Mapping | None) -> bytes
         content["shap_base"] = explanation.base
         content["shap_values"] = explanation.values
         content["scale"] = explanation.scale
+    if answer.warnings and (warnings := answer.warnings()):
+        content["warnings"] = list(warnings)
     return _dump(content)
 
 
@@ -182,8 +195,17 @@ def _to_jsonlines(answer: Answer, explanation: Explanation | Mapping | None) -> 
         columns["shap_base"] = [explanation.base] * n
         columns["shap_values"] = [dict(zip(explanation.values, row, strict=True)) for row in rows]
         columns["scale"] = [explanation.scale] * n
-    rows = zip(*map(_to_list, columns.values()), strict=True)
-    return b"".join(_dump(dict(zip(columns, row, strict=True))) + b"\n" for row in rows)
+    warnings = answer.warnings() if answer.warnings else {}
+    if warnings:
+        marked = zip(*warnings.values(), strict=True)
+        columns["warnings"] = [list(itertools.compress(warnings, row)) for row in marked]
+    rows = (
+        dict(zip(columns, row, strict=True))
+        for row in zip(*map(_to_list, columns.values()), strict=True)
+    )
+    if warnings:
+        rows = ({k: v for k, v in row.items() if k != "warnings" or v} for row in rows)
+    return b"".join(_dump(row) + b"\n" for row in rows)
 
 
 def _collect(answer: Answer, explanation: Explanation | Mapping | None) -> dict[str, Sequence]:

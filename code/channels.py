@@ -1,21 +1,26 @@
 """The files of a channel as one table: in memory, or chunk by chunk as often as asked.
 
-CSV, Parquet and npy are told apart by their ending. Files lie below one another in the order of
+CSV, Parquet and npy are told apart by their ending, or where they have none, as Spark's part
+files, by their first bytes. CSV may be compressed. Files lie below one another in the order of
 their names; a column that is text in any of them is text in all.
 """
 
+import bz2
+import datetime
+import gzip
+import lzma
 import time
+import zlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from delimited import read_blocks
+from delimited import find_named, read_blocks
 from payload import read_npy_header
 from table import PayloadError, Table, as_text, read_number, shorten
 
 ROWS = 100_000  # of a chunk: 8 MB with ten columns of numbers
-MOST_LEVELS = 10_000  # of a column of text; with more it is no category, and fills the memory
 
 
 class JobError(Exception):
@@ -34,6 +39,8 @@ class Channel:
         Path of the one file that counts; otherwise all do.
     missing, text : bool
         Whether cells may be missing, and columns may hold text.
+    header : bool, optional
+        Whether CSV files have a header; by default it's found out.
 
     Raises
     ------
@@ -41,7 +48,15 @@ class Channel:
         If there is no such file.
     """
 
-    def __init__(self, name: str, folder: Path, file: str | None, missing: bool, text: bool):
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        file: str | None,
+        missing: bool,
+        text: bool,
+        header: bool | None = None,
+    ):
         present = sorted(path for path in folder.rglob("*") if path.is_file())
         if file is None:  # .ipynb_checkpoints/, _SUCCESS and their like are no data
             present = [path for path in present if not _is_hidden(path.relative_to(folder))]
@@ -50,12 +65,15 @@ class Channel:
             raise JobError(f"no file {file!r} in channel {name!r}; it holds: {listing or '-'}")
         if not present:
             raise JobError(f"channel {name!r} holds no file")
-        self.folder, self.missing, self.text = folder, missing, text
+        self.folder, self.missing, self.text, self.header = folder, missing, text, header
         self.paths = [folder / file] if file is not None else present
 
     def size(self) -> int:
-        """Return the bytes of all files."""
-        return sum(path.stat().st_size for path in self.paths)
+        """Return the bytes of all files, unpacked by a guess."""
+        return sum(
+            path.stat().st_size * (_UNPACKED if path.suffix.lower() in _PACKED else 1)
+            for path in self.paths
+        )
 
     def read(self) -> Table:
         """Return all rows."""
@@ -84,7 +102,7 @@ class Channel:
         for path in self.paths:
             name = str(path.relative_to(self.folder))
             row = 0
-            for table in _read_file(path, name, rows, text):
+            for table in _read_file(path, name, rows, text, self.header):
                 self._check(table, name, row)
                 first = first or table
                 if (table.names, table.values.shape[1]) != (first.names, first.values.shape[1]):
@@ -102,7 +120,8 @@ class Channel:
             raise JobError(f"{name}: {_describe_text(table, text.index(True))}")
         if len(text) < 2:
             raise JobError(
-                f"{name} has one column only; expected features and a target, by commas"
+                f"{name} has one column only; expected features and a target, separated by "
+                "commas, semicolons or tabs"
             )
         bad = np.isinf if self.missing else _is_not_finite
         if table.values.dtype.hasobject:
@@ -143,8 +162,6 @@ class Chunks:
         As in `Table`.
     n_samples : int
         Number of rows.
-    levels : list of (list of str, or None)
-        For each column its texts, sorted; None for a column of numbers.
     """
 
     def __init__(self, channel: Channel, rows: int = ROWS, progress: bool = False):
@@ -167,25 +184,14 @@ class Chunks:
                 progress.show(done)
 
     def _scan(self) -> bool:
-        n_samples, found, levels, even = 0, None, {}, True
+        n_samples, found, even = 0, None, True
         for table in self:
             self.names = table.names
             n_samples += len(table.values)
             text = _find_text([table])
             even &= found in (None, text)
             found = sorted({*(found or ()), *text})
-            for j in text:
-                seen = levels.setdefault(j, set())
-                seen.update(table.values[:, j])
-                if len(seen) > MOST_LEVELS:
-                    column = repr(table.names[j]) if table.names else j + 1
-                    raise JobError(
-                        f"column {column} has more than {MOST_LEVELS:,} different texts; drop it, "
-                        "or group them"
-                    )
         self.n_samples, self._text = n_samples, found
-        width = table.values.shape[1]
-        self.levels = [sorted(levels[j] - {None}) if j in levels else None for j in range(width)]
         return even
 
 
@@ -253,27 +259,57 @@ def _describe_text(table: Table, column: int) -> str:
 # ---------------------------------------------------------------- files
 
 
-def _read_file(path: Path, name: str, rows: int, text: Collection[int]) -> Iterator[Table]:
-    try:
-        reader = _READERS[path.suffix.lower()]
-    except KeyError:
-        raise JobError(f"{name}: unknown ending; expected one of {', '.join(_READERS)}") from None
+def _read_file(
+    path: Path, name: str, rows: int, text: Collection[int], header: bool | None
+) -> Iterator[Table]:
     if path.stat().st_size == 0:
         raise JobError(f"{name} is empty")
+    ending = _find_ending(path)
+    if ending not in _ENDINGS:
+        raise JobError(
+            f"{name}: unknown ending; expected one of {', '.join(_ENDINGS)}; of text also with "
+            f"{', '.join(_PACKED)}"
+        )
     try:
-        yield from reader(path, rows, text)
-    except UnicodeDecodeError:
-        raise JobError(f"{name} is not UTF-8 text") from None
+        if ending == ".npy":
+            yield from _read_npy(path, rows)
+        elif ending == ".parquet":
+            yield from _read_parquet(path, rows)
+        else:
+            with _PACKED.get(_find_packing(path), open)(path, "rt", encoding="utf-8-sig") as file:
+                yield from read_blocks(file, rows, text, header, _ENDINGS[ending])
+    except UnicodeDecodeError as error:
+        raise JobError(
+            f"{name} is not UTF-8 text: {error.object[error.start : error.start + 1]!r} is no "
+            "character; save it as UTF-8, for example by iconv -f latin1 -t utf-8"
+        ) from None
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise JobError(f"{name} cannot be unpacked: {error}") from None
     except PayloadError as error:
         raise JobError(f"{name}: {error}") from None
 
 
-def _read_csv(path: Path, rows: int, text: Collection[int]) -> Iterator[Table]:
-    with path.open(encoding="utf-8-sig") as file:
-        yield from read_blocks(file, rows, text)
+def _find_ending(path: Path) -> str:
+    """Return the ending that says what is in a file; that of CSV where nothing says it."""
+    packed = path.suffix.lower() in _PACKED
+    ending = (path.with_suffix("") if packed else path).suffix.lower()
+    if ending or packed:
+        return ending or ".csv"
+    start = _read_start(path)
+    return next((ending for ending, magic in _MAGIC.items() if start.startswith(magic)), ".csv")
 
 
-def _read_npy(path: Path, rows: int, _: Collection[int]) -> Iterator[Table]:
+def _find_packing(path: Path) -> str:
+    start = _read_start(path)
+    return next((ending for ending, magic in _PACKED_MAGIC.items() if start.startswith(magic)), "")
+
+
+def _read_start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(8)
+
+
+def _read_npy(path: Path, rows: int) -> Iterator[Table]:
     with path.open("rb") as file:
         dtype, shape, order = read_npy_header(file, path.stat().st_size)
         values = np.memmap(file, dtype, "r", file.tell(), shape, order)
@@ -283,7 +319,7 @@ def _read_npy(path: Path, rows: int, _: Collection[int]) -> Iterator[Table]:
             yield Table(np.array(values[start : start + rows], dtype=np.float64, order="C"))
 
 
-def _read_parquet(path: Path, rows: int, _: Collection[int]) -> Iterator[Table]:
+def _read_parquet(path: Path, rows: int) -> Iterator[Table]:
     import pyarrow
     import pyarrow.parquet
 
@@ -297,6 +333,7 @@ def _read_parquet(path: Path, rows: int, _: Collection[int]) -> Iterator[Table]:
             for name in names:
                 if names.count(name) > 1:
                     raise PayloadError(f"two columns are named {name!r}")
+            names = [names[j] for j in find_named(names)]
             for batch in file.iter_batches(rows, columns=names):
                 columns = [_read_arrow(name, batch.column(name)) for name in names]
                 yield Table.of_columns(columns, tuple(names))
@@ -311,14 +348,23 @@ def _read_arrow(name: str, column) -> np.ndarray | list[str | None]:
         column = column.dictionary_decode()
     if str(column.type) in ("string", "large_string", "string_view"):
         return column.to_pylist()
+    if pyarrow.types.is_timestamp(column.type) or pyarrow.types.is_date(column.type):
+        return column.cast(pyarrow.string()).to_pylist()  # as a CSV file has them
+    if pyarrow.types.is_duration(column.type):
+        return [None if cell is None else _write_iso(cell) for cell in column.to_pylist()]
     try:
         return column.cast(pyarrow.float64(), safe=False).to_numpy(zero_copy_only=False)
     except pyarrow.ArrowException:
         raise PayloadError(f"column {name!r} is {column.type}, not numbers or text") from None
 
 
-_READERS: dict[str, Callable[[Path, int, Collection[int]], Iterator[Table]]] = {
-    ".csv": _read_csv,
-    ".npy": _read_npy,
-    ".parquet": _read_parquet,
-}
+def _write_iso(span: datetime.timedelta) -> str:
+    return f"P{span.days}DT{span.seconds}.{span.microseconds:06d}S"
+
+
+# Ending -> delimiter of text, if it says so.
+_ENDINGS = {".csv": None, ".npy": None, ".parquet": None, ".tsv": "\t"}
+_MAGIC = {".npy": b"\x93NUMPY", ".parquet": b"PAR1"}
+_PACKED: dict[str, Callable] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_PACKED_MAGIC = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ"}
+_UNPACKED = 5  # times as large is a packed table of numbers, about

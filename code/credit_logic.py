@@ -10,6 +10,7 @@ import argparse
 import ast
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ import payload
 from answers import Answer, Explanation
 from explainers import ForestExplainer
 from job import Job, JobError, read_description, run, split_target
+from limits import warn_of_rows
 from table import PayloadError, Table
 
 FORMAT_VERSION = 1
@@ -143,6 +145,9 @@ def predict_fn(table: Table, model: Forest | DeepForest | Gam) -> Answer:
         answer = model.answer(X)
     except ValueError as error:  # a value that the model cannot place
         raise PayloadError(str(error)) from None
+    answer = replace(answer, by_line=table.by_line)
+    if isinstance(model, Gam):
+        answer = replace(answer, warnings=partial(warn_of_rows, table, X, model.terms))
     # For clients who cannot choose their Accept header.
     return replace(answer, explain=None) if table.parameters.get("explain") is False else answer
 

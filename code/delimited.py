@@ -1,18 +1,26 @@
-"""Comma-separated lines to tables, all at once or block by block.
+"""Delimited lines to tables, all at once or block by block.
 
-A column whose cells are numbers or empty is one of numbers, any other one of text. The first
-line is a header if none of its cells is a number and a name in it stands above numbers; above
-text alone it may be either, and the table is ambiguous until `Table.select` knows the names.
+A column whose cells are numbers or empty is one of numbers, any other one of text. Requests are
+separated by commas; whether their first line is a header, `Table.select` finds out, which knows
+the model's names. Files of a training job may use other delimiters, and nobody knows their names:
+both are found from their first lines, and what was done in doubt is said by a warning.
 """
 
+import contextlib
 import csv
+import functools
 import io
 import itertools
+import re
+import warnings
 from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
-from table import PayloadError, Table, is_missing, read_number, shorten
+from table import FirstLine, PayloadError, Table, is_missing, read_number, shorten
+
+DELIMITERS = ",;\t|"  # in the order of preference
+_SAMPLE = 1000  # lines that tell what a file is like
 
 
 def parse_csv(text: str, header: bool | None = None) -> Table:
@@ -29,11 +37,27 @@ def parse_csv(text: str, header: bool | None = None) -> Table:
     Table
     """
     lines = _Lines(io.StringIO(text.removeprefix("\ufeff"), newline=None))
-    return _read_first_block(lines, None, header, ())
+    first = lines.take_first()
+    cells = _split(first, lines.delimiter)
+    if header is not None:
+        return _read_first_block(first, cells, lines, None, header, ())
+    # A guess, which saves reading the lines again if it is right.
+    header = len(set(cells)) == len(cells) and not any(
+        read_number(cell) is not None or is_missing(cell) for cell in cells
+    )
+    header = header and any(line.strip() for line in lines.peek(_SAMPLE))
+    either = FirstLine(tuple(cells), functools.partial(parse_csv, text))
+    return _read_first_block(first, cells, lines, None, header, (), first=either)
 
 
-def read_blocks(file: Iterator[str], rows: int, text: Collection[int] = ()) -> Iterator[Table]:
-    """Read lines of comma-separated cells, some at a time; a first line of text is a header.
+def read_blocks(
+    file: Iterator[str],
+    rows: int,
+    text: Collection[int] = (),
+    header: bool | None = None,
+    delimiter: str | None = None,
+) -> Iterator[Table]:
+    """Read the lines of a file, some at a time.
 
     Parameters
     ----------
@@ -43,26 +67,41 @@ def read_blocks(file: Iterator[str], rows: int, text: Collection[int] = ()) -> I
         Most rows of a table.
     text : collection of int
         Columns that are text, whatever is in them.
+    header : bool, optional
+        Whether the first line is one; by default it's found out, with a warning if in doubt.
+    delimiter : str, optional
+        One of `DELIMITERS`; by default it's found out. Beside semicolons, numbers may have decimal
+        commas.
 
     Yields
     ------
     Table
     """
     lines = _Lines(file)
-    first = _read_first_block(lines, rows, None, text).headed()
-    yield first
-    width = first.values.shape[1]
+    first = lines.take_first()
+    sample = [first, *lines.peek(_SAMPLE)]
+    lines.delimiter = delimiter or _find_delimiter(sample)
+    if header is None:
+        header = _find_header(_read_sample(sample, lines.delimiter), lines.delimiter)
+    cells, kept = _split(first, lines.delimiter), None
+    if header:
+        kept = find_named(cells, _find_empty(sample[1:], lines.delimiter))
+        text = {kept[j] for j in text}
+    table = _read_first_block(first, cells, lines, rows, header, text)
+    yield _keep(table, kept)
+    width = table.values.shape[1]
     while block := lines.take(rows):
-        if not _is_blank(block):
-            yield _read_rows(block, lines, width, text, first.names)
+        if not lines.is_blank(block):
+            yield _keep(_read_rows(block, lines, width, text, table.names), kept)
 
 
 class _Lines:
-    """Lines, and the number of the last one read."""
+    """Lines, the number of the last one read, and what separates their cells."""
 
-    def __init__(self, lines: Iterator[str]):
-        self._lines = lines
+    def __init__(self, lines: Iterator[str], delimiter: str = ","):
+        self._lines = iter(lines)
         self.number = 0
+        self.delimiter = delimiter
 
     def __iter__(self) -> Iterator[str]:
         for line in self._lines:
@@ -72,53 +111,53 @@ class _Lines:
     def take(self, n: int | None) -> list[str]:
         return list(itertools.islice(self, n))
 
+    def take_first(self) -> str:
+        for line in self:
+            if line.strip():
+                return line
+        raise PayloadError("there are no lines")
+
+    def peek(self, n: int) -> list[str]:
+        sample = list(itertools.islice(self._lines, n))
+        self._lines = itertools.chain(sample, self._lines)
+        return sample
+
+    def is_blank(self, lines: list[str]) -> bool:
+        spaces = " \r\n" if self.delimiter == "\t" else None
+        return not any(line.strip(spaces) for line in lines)
+
 
 def _read_first_block(
-    lines: _Lines, rows: int | None, header: bool | None, text: Collection[int]
+    line: str,
+    cells: list[str],
+    lines: _Lines,
+    rows: int | None,
+    header: bool,
+    text: Collection[int],
+    **more: FirstLine,
 ) -> Table:
-    first = next((line for line in lines if line.strip()), None)
-    if first is None:
-        raise PayloadError("there are no lines")
-    cells = _split(first)
-    if header is None and any(read_number(cell) is not None for cell in cells):
-        header = False
-    if header is False:
-        block = [first, *lines.take(rows and rows - 1)]
-        return _read_rows(block, lines, len(cells), text, None)
+    if not header:
+        block = [line, *lines.take(rows and rows - 1)]
+        if len(block) == 1 and not text and "_" not in line:  # a single row has no time
+            with contextlib.suppress(ValueError):
+                return Table(np.array([list(map(float, cells))]), **more)
+        return _read_rows(block, lines, len(cells), text, None, **more)
     body = lines.take(rows)
-    while rows and _is_blank(body) and (more := lines.take(rows)):
-        body += more
-    block = [first, *body]
-    if not text and not _is_blank(body):
-        values = _read_numbers(body)
+    while rows and lines.is_blank(body) and (further := lines.take(rows)):
+        body += further
+    if lines.is_blank(body):
+        raise PayloadError(f"there are no rows below the header {shorten(','.join(cells))}")
+    if not text:
+        values = _read_numbers(body, lines.delimiter)
         if values is not None and values.shape[1] != len(cells):
             raise PayloadError(f"the header has {len(cells)} cells, the rows {values.shape[1]}")
         if values is not None:
-            return Table(values, tuple(cells))
-    return _read_below_text(block, lines, header, text)
-
-
-def _is_blank(lines: list[str]) -> bool:
-    return not any(line.strip() for line in lines)
-
-
-def _read_below_text(
-    block: list[str], lines: _Lines, header: bool | None, text: Collection[int]
-) -> Table:
-    rows, numbers = _read_records(block, lines)
-    first = [cell.strip() for cell in rows[0]]
-    below = _read_columns(rows[1:], text)
-    if header is None:
-        if any(name and _has_number(column) for name, column in zip(first, below, strict=False)):
-            header = True
-        elif len(set(first)) < len(first):
-            header = False
-    if header and not below:
-        raise PayloadError(f"there are no rows below the header {shorten(','.join(first))}")
-    if header:
-        return Table.of_columns(below, tuple(first), lines=numbers[1:])
-    columns = _read_columns(rows, text)
-    return Table.of_columns(columns, lines=numbers, ambiguous=header is None)
+            return Table(values, tuple(cells), **more)
+    # Together, as a name may be quoted and span lines.
+    read, numbers = _read_records([line, *body], lines)
+    names = tuple(cell.strip() for cell in read[0])
+    columns = _read_columns(read[1:], text, lines.delimiter)
+    return Table.of_columns(columns, names, lines=numbers[1:], **more)
 
 
 def _read_rows(
@@ -127,18 +166,20 @@ def _read_rows(
     width: int,
     text: Collection[int],
     names: tuple[str, ...] | None,
+    **more: FirstLine,
 ) -> Table:
     if not text:
-        values = _read_numbers(block)
+        values = _read_numbers(block, lines.delimiter)
         if values is not None and values.shape[1] == width:
-            return Table(values, names)
+            return Table(values, names, **more)
     rows, numbers = _read_records(block, lines, width)
-    return Table.of_columns(_read_columns(rows, text), names, lines=numbers)
+    columns = _read_columns(rows, text, lines.delimiter)
+    return Table.of_columns(columns, names, lines=numbers, **more)
 
 
-def _read_numbers(lines: list[str]) -> np.ndarray | None:
+def _read_numbers(lines: list[str], delimiter: str) -> np.ndarray | None:
     try:
-        return np.loadtxt(lines, delimiter=",", comments=None, quotechar='"', ndmin=2)
+        return np.loadtxt(lines, delimiter=delimiter, comments=None, quotechar='"', ndmin=2)
     except ValueError:  # text, an empty cell, or something wrong that deserves its place named
         return None
 
@@ -149,11 +190,11 @@ def _read_records(
     rows, numbers = [], []
     before = lines.number - len(block)
     # Beyond the block it reads only to the end of a quoted cell that spans several lines.
-    reader = csv.reader(itertools.chain(block, lines), skipinitialspace=True)
+    reader = _split_all(itertools.chain(block, lines), lines.delimiter)
     try:
         while (done := reader.line_num) < len(block):
             cells = next(reader)
-            if not any(cells) and not block[done].strip():
+            if not any(cells) and lines.is_blank([block[done]]):
                 continue
             rows.append(cells)
             numbers.append(before + done + 1)
@@ -167,19 +208,34 @@ def _read_records(
     return rows, numbers
 
 
-def _read_columns(rows: list[list[str]], text: Collection[int]) -> list[list]:
+def _split_all(lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
+    return csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+
+
+def _split(line: str, delimiter: str) -> list[str]:
+    try:
+        cells = next(_split_all(iter([line.strip(" \r\n\ufeff")]), delimiter))
+    except csv.Error as error:
+        raise PayloadError(f"not comma-separated values: {error}") from None
+    return [cell.strip() for cell in cells]
+
+
+def _read_columns(rows: list[list[str]], text: Collection[int], delimiter: str) -> list[list]:
     return [
-        _read_text(cells) if j in text else _read_column(cells)
+        _read_text(cells) if j in text else _read_column(cells, delimiter)
         for j, cells in enumerate(zip(*rows, strict=True))
     ]
 
 
-def _read_column(cells: Sequence[str]) -> list[float] | list[str | None]:
+def _read_column(cells: Sequence[str], delimiter: str) -> list[float] | list[str | None]:
     if "_" not in "".join(cells):  # as in read_number, but in one go
-        for spelled in (cells, ("nan" if is_missing(cell) else cell for cell in cells)):
+        spellings = [cells, ["nan" if is_missing(cell) else cell for cell in cells]]
+        if delimiter == ";":
+            spellings.append([cell.replace(",", ".") for cell in spellings[1]])
+        for spelled in spellings:
             try:
                 return list(map(float, spelled))
-            except ValueError:  # a missing cell at first, text the second time
+            except ValueError:  # a missing cell at first, then a decimal comma, text in the end
                 continue
     return _read_text(cells)
 
@@ -188,12 +244,147 @@ def _read_text(cells: Sequence[str]) -> list[str | None]:
     return [cell.strip() or None for cell in cells]
 
 
-def _has_number(column: list[float] | list[str | None]) -> bool:
-    return isinstance(column[0], float) and any(number == number for number in column)
+# ---------------------------------------------------------------- columns without a name
 
 
-def _split(line: str) -> list[str]:
-    try:
-        return [cell.strip() for cell in next(csv.reader([line.strip()], skipinitialspace=True))]
-    except csv.Error as error:
-        raise PayloadError(f"not comma-separated values: {error}") from None
+def find_named(names: Sequence[str], empty: Collection[int] = ()) -> list[int]:
+    """Return the columns that count: all but what pandas writes of an index, and empty ones.
+
+    Parameters
+    ----------
+    names : sequence of str
+    empty : collection of int
+        Columns without a value.
+
+    Raises
+    ------
+    PayloadError
+        If another column has no name.
+    """
+    kept = []
+    for j, name in enumerate(names):
+        if j == 0 and re.fullmatch(r"|Unnamed: \d+|__index_level_\d+__", name):
+            reason = f"is called {name!r}" if name else "has no name"
+            _warn(
+                f"column 1 {reason}: it was taken for an index that pandas has written, and left "
+                "out; give it a name to keep it"
+            )
+        elif name == "" and j in empty:
+            _warn(f"column {j + 1} has neither a name nor a value, and was left out")
+        elif name == "":
+            raise PayloadError(f"column {j + 1} has no name; name it, or drop it")
+        else:
+            kept.append(j)
+    return kept
+
+
+def _find_empty(lines: list[str], delimiter: str) -> set[int]:
+    columns = zip(*_read_sample(lines, delimiter), strict=True)
+    return {j for j, cells in enumerate(columns) if not any(cells)}
+
+
+def _keep(table: Table, kept: list[int] | None) -> Table:
+    if kept is None or len(kept) == table.values.shape[1]:
+        return table
+    for j in set(range(1, table.values.shape[1])).difference(kept):
+        if any(cell == cell and cell is not None for cell in table.values[:, j]):
+            raise PayloadError(f"column {j + 1} has no name; name it, or drop it")
+    names = tuple(table.names[j] for j in kept)
+    text = table.text()
+    columns = [table.values[:, j] for j in kept]
+    columns = [list(x) if text[j] else x.astype(float) for j, x in zip(kept, columns, strict=True)]
+    return Table.of_columns(columns, names, lines=table.lines)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=2)
+
+
+# ---------------------------------------------------------------- what a file is like
+
+
+def _read_sample(lines: list[str], delimiter: str) -> list[list[str]]:
+    """Return the cells of those lines that can be read and are not blank."""
+    rows: list[list[str]] = []
+    try:  # reading the file will name what is wrong
+        for cells in _split_all(iter(lines), delimiter):
+            if any(cells) or not rows:
+                rows.append([cell.strip() for cell in cells])
+    except csv.Error:
+        pass
+    return [row for row in rows if len(row) == len(rows[0])]
+
+
+def _find_delimiter(lines: list[str]) -> str:
+    """Return what makes equally many cells of each line, and most numbers of them."""
+    best, most = ",", -1.0
+    lines = [line for line in lines[:100] if line.strip()]
+    for delimiter in DELIMITERS:
+        if delimiter not in lines[0]:
+            continue
+        try:
+            rows = list(_split_all(iter(lines), delimiter))
+        except csv.Error:
+            continue
+        if len({len(row) for row in rows}) == 1 and len(rows[0]) > 1:
+            numbers = [_reads_as_number(cell, delimiter) for row in rows for cell in row]
+            share = sum(numbers) / len(numbers)
+            if share > most:
+                best, most = delimiter, share
+    return best
+
+
+def _reads_as_number(cell: str, delimiter: str) -> bool:
+    cell = cell.strip()
+    if delimiter == ";":
+        cell = cell.replace(",", ".")
+    return read_number(cell) is not None
+
+
+def _find_header(rows: list[list[str]], delimiter: str) -> bool:
+    """Return whether the first of some rows is a header; warn if it may be otherwise."""
+    first, below = rows[0], rows[1:]
+    distinct = len(set(first)) == len(first)
+
+    def decide(header: bool, reason: str) -> bool:
+        taken, other = ("the header", "absent") if header else ("a row", "present")
+        _warn(
+            f"the first line, {shorten(delimiter.join(first))}, was taken for {taken}: {reason}; "
+            f"header={other} prevents it"
+        )
+        return header
+
+    counted = first[1:] if first[0] == "" else first
+    if len(counted) > 1 and counted == [str(k) for k in range(len(counted))]:
+        # As pandas writes columns without names. Two whole numbers may as well be data.
+        index = first[0] == "" and [row[0] for row in below[:2]] == ["0", "1"][: len(below)]
+        fractions = any(not cell.isdigit() for row in below[:1] for cell in row)
+        return decide(len(counted) > 2 or index or fractions, "it only counts the columns")
+
+    columns = list(zip(*below, strict=True)) or [()] * len(first)
+    words = [re.search(r"\w", cell) and not _reads_as_number(cell, delimiter) for cell in first]
+    above = any(
+        word and not is_missing(cell) and _is_of_numbers(column, delimiter)
+        for cell, word, column in zip(first, words, columns, strict=True)
+    )
+    numbers = [cell for cell in first if _reads_as_number(cell, delimiter)]
+    again = [
+        cell for cell, word, column in zip(first, words, columns, strict=True)
+        if word and cell in column
+    ]  # fmt: skip
+    if numbers:
+        if above and distinct and all(cell.isdigit() for cell in numbers):
+            return decide(True, "a name stands above numbers")
+        return False
+    if any(cell and is_missing(cell) for cell in first):
+        return False
+    if above and again:
+        return decide(True, f"a name stands above numbers, though {again[0]!r} stands below again")
+    if again:
+        return decide(False, f"{again[0]!r} stands below again")
+    return above or distinct
+
+
+def _is_of_numbers(column: Sequence[str], delimiter: str) -> bool:
+    filled = [cell for cell in column if not is_missing(cell)]
+    return bool(filled) and all(_reads_as_number(cell, delimiter) for cell in filled)

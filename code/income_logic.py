@@ -130,10 +130,13 @@ def conform(table: Table) -> Table:
     Table
         With the columns that there were and that are not left out.
     """
-    if table.names is None:
-        table = table.select(FEATURES)
     ours = {_plain(name): name for name in (*FEATURES, TARGET)}
     ours |= {_plain(name): our for name, our in COLUMNS.items()}
+    if table.first is not None:  # by our own idea of what a name is
+        cells = table.first.cells
+        table = table.settle(2 * sum(_plain(cell) in ours for cell in cells) > len(cells))
+    if table.names is None:
+        table = table.select(FEATURES)
     names = [ours.get(_plain(name), name) for name in table.names]
     kept = [j for j, name in enumerate(names) if name is not None]
     names, values = [names[j] for j in kept], table.values[:, kept].astype(object)
@@ -142,7 +145,7 @@ def conform(table: Table) -> Table:
             group_of = GROUP_OF.get(name, {})
             cells = [UNKNOWN if as_text(cell) is None else cell for cell in values[:, j]]
             values[:, j] = [group_of.get(cell, cell) for cell in cells]
-    return replace(table, values=values, names=tuple(names))
+    return replace(table, values=values, names=tuple(names), first=None)
 
 
 def _plain(name: str) -> str:
@@ -211,7 +214,7 @@ def predict_fn(table: Table, model: Model) -> Answer:
             "found": [anchor.found for anchor in anchors],
         }
 
-    return Answer(predictions, explain, columns)
+    return Answer(predictions, explain, columns, by_line=table.by_line)
 
 
 def read_parameters(parameters: Mapping[str, object], n: int, model: Model) -> dict:

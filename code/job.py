@@ -47,11 +47,14 @@ class Job:
         What lies here at the end becomes model.tar.gz.
     output_dir : Path
         Parent of the failure file and of `data_dir`.
+    name : str
+        What SageMaker calls the job; empty where nobody says it.
     """
 
     channels: Mapping[str, Path]
     model_dir: Path
     output_dir: Path
+    name: str = ""
 
     @property
     def data_dir(self) -> Path:
@@ -68,10 +71,17 @@ class Job:
             channels={name: Path(environ[f"SM_CHANNEL_{name.upper()}"]) for name in names},
             model_dir=Path(environ.get("SM_MODEL_DIR", "/opt/ml/model")),
             output_dir=Path(environ.get("SM_OUTPUT_DIR", "/opt/ml/output")),
+            name=environ.get("TRAINING_JOB_NAME", ""),
         )
 
     def read(
-        self, channel: str, file: str | None = None, *, missing: bool = False, text: bool = False
+        self,
+        channel: str,
+        file: str | None = None,
+        *,
+        missing: bool = False,
+        text: bool = False,
+        header: bool | None = None,
     ) -> Table:
         """Read one file of a channel, or all of them below one another.
 
@@ -80,10 +90,12 @@ class Job:
         channel : str
             Name of the channel.
         file : str, optional
-            Path of one file inside the channel. CSV (with or without a header), Parquet and npy
-            are told apart by their ending.
+            Path of one file inside the channel. CSV, Parquet and npy are told apart as
+            `channels` says.
         missing, text : bool
             Whether cells may be missing, and columns may hold text.
+        header : bool, optional
+            Whether CSV files have a header; by default it's found out, with a warning if in doubt.
 
         Returns
         -------
@@ -96,7 +108,7 @@ class Job:
             If channel or file is absent, a file cannot be read or holds what it may not, or the
             files do not fit together.
         """
-        return self._open(channel, file, missing, text).read()
+        return self._open(channel, file, missing, text, header).read()
 
     def chunks(
         self,
@@ -106,20 +118,21 @@ class Job:
         *,
         missing: bool = False,
         text: bool = False,
+        header: bool | None = None,
         progress: bool = False,
     ) -> Chunks:
         """Return the same rows as `read` does, some at a time, for data larger than the memory.
 
         Parameters
         ----------
-        channel, file, missing, text
+        channel, file, missing, text, header
             As in `read`.
         rows : int
             Most rows of a chunk.
         progress : bool
             Whether to print how far each pass is.
         """
-        return Chunks(self._open(channel, file, missing, text), rows, progress)
+        return Chunks(self._open(channel, file, missing, text, header), rows, progress)
 
     def size(self, channel: str, file: str | None = None) -> int:
         """Return the bytes of what `read` and `chunks` would read."""
@@ -132,18 +145,29 @@ class Job:
     def folder(self, channel: str) -> Path:
         """Return where a channel's files lie.
 
+        A training channel may be called ``training``, as the SDK calls that of ``fit("s3://...")``.
+
         Raises
         ------
         JobError
             If there is no such channel.
         """
+        if channel.startswith("train") and channel not in self.channels:
+            channel = "training" if "training" in self.channels else channel
         if channel not in self.channels:
             there = ", ".join(map(repr, self.channels)) or "none"
             raise JobError(f"no channel {channel!r} (channels: {there}); pass it to fit()")
         return self.channels[channel]
 
-    def _open(self, channel: str, file: str | None, missing: bool, text: bool) -> Channel:
-        return Channel(channel, self.folder(channel), file, missing, text)
+    def _open(
+        self,
+        channel: str,
+        file: str | None,
+        missing: bool,
+        text: bool,
+        header: bool | None = None,
+    ) -> Channel:
+        return Channel(channel, self.folder(channel), file, missing, text, header)
 
     def log_metrics(self, **metrics: float) -> None:
         """Print ``name=value;`` a line, for metric definitions such as ``r2_test=(.*?);``."""
@@ -211,16 +235,8 @@ def split_target(table: Table, target: str, text: bool = False) -> tuple[Table, 
         If there is no such column, one of its cells is missing, or it holds text.
     """
     k = table.values.shape[1]
-    columns = list(table.names or [])
-    if target in columns:
-        index = columns.index(target)
-    else:
-        try:
-            index = range(k)[int(target)]
-        except (ValueError, IndexError):
-            there = ", ".join(map(repr, columns)) or f"{k}, without names"
-            raise JobError(f"target={target!r} is no column; there are {there}") from None
-    where = f"the target, column {repr(columns[index]) if columns else index + 1},"
+    columns, index = list(table.names or []), _find_index(table, target)
+    where = f"the target, column {name_target(table, target)},"
     kinds = table.text()
     labels = kinds.pop(index)
     if labels and not text:
@@ -237,6 +253,23 @@ def split_target(table: Table, target: str, text: bool = False) -> tuple[Table, 
     if not any(kinds):
         rest = rest.astype(np.float64, copy=False)
     return Table(rest, tuple(features)), y
+
+
+def name_target(table: Table, target: str) -> str:
+    """Return the name of the target's column, or its number; raises as `split_target`."""
+    index = _find_index(table, target)
+    return repr(table.names[index]) if table.names else str(index + 1)
+
+
+def _find_index(table: Table, target: str) -> int:
+    k, columns = table.values.shape[1], list(table.names or [])
+    if target in columns:
+        return columns.index(target)
+    try:
+        return range(k)[int(target)]
+    except (ValueError, IndexError):
+        there = ", ".join(map(repr, columns)) or f"{k}, without names"
+        raise JobError(f"target={target!r} is no column; there are {there}") from None
 
 
 # ---------------------------------------------------------------- hyperparameters

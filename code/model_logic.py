@@ -8,9 +8,11 @@ under this project's server and under AWS's.
 """
 
 import argparse
+import functools
+import itertools
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,13 +22,19 @@ import numpy as np
 import answers
 import payload
 from answers import Answer, Explanation
+from checks import Checks, check_scores, check_terms
 from gam_model import AdditiveModel
-from job import Job, JobError, run, split_target
+from gam_model.dates import read_iso, recognize
+from job import Job, JobError, name_target, run, split_target
+from limits import warn_of_rows
+from scores import Scores
 from table import PayloadError, Table
+from target import Target, learn_target
 
 if TYPE_CHECKING:
     from gam_model import GAMRegressor  # which imports scikit-learn; serving needs none
 
+_CHECKED = 5000  # rows that tell whether effects are alike
 LIBRARIES = ("gam-model", "joblib", "numpy", "scikit-learn", "scipy", "statsmodels")
 
 
@@ -60,12 +68,21 @@ def predict_fn(table: Table, model: AdditiveModel) -> Answer:
         scale = "response" if model.link == "identity" else "link"
         return Explanation(model.intercept, values, scale)
 
-    return Answer(prediction, explain)
+    warn = functools.partial(warn_of_rows, table, X, model)
+    return Answer(prediction, explain, by_line=table.by_line, warnings=warn)
 
 
 def read(table: Table, model: AdditiveModel) -> np.ndarray:
     """Return the rows as the model reads them; a category that it doesn't know counts as base."""
-    return table.matrix(model.features, model.levels, missing=model.missing, unknown="keep")
+    dates = {name: functools.partial(read_iso, unit=unit) for name, unit in model.units.items()}
+    return table.matrix(
+        model.features,
+        model.levels,
+        missing=model.missing,
+        unknown="keep",
+        dates=dates,
+        unused=model.unused,
+    )
 
 
 def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
@@ -82,10 +99,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--alpha", type=number_or_auto, default="auto")
     parser.add_argument("--degree", type=int, default=3)
     parser.add_argument("--extrapolate", default="linear")
-    parser.add_argument("--family", default="gaussian")
+    parser.add_argument("--family", default="auto")
     parser.add_argument("--link")
     parser.add_argument("--criterion", default="reml")
     parser.add_argument("--target", default="-1", help="name or index of the target's column")
+    parser.add_argument(
+        "--categorical",
+        type=lambda names: [name.strip() for name in names.split(",")],
+        default=[],
+        help="names, by commas, of columns that are categories whatever they hold",
+    )
+    parser.add_argument("--positive", help="the label of two that counts as 1")
+    parser.add_argument("--header", choices=("auto", "present", "absent"), default="auto")
     parser.add_argument("--train-file", help="one file of the channel train; else all of them")
     parser.add_argument("--test-file", help="one file of the channel test; else all of them")
     parser.add_argument(
@@ -108,50 +133,75 @@ class Rows:
     ----------
     chunks : iterable of Table
         Read anew at each pass, or the one table that lies in memory.
-    target : str
+    column : str
         Name or index of the target's column.
+    target : Target, optional
+        What makes numbers of it; otherwise it's passed on as it is.
+    categorical : collection of str
+        Columns that are categories whatever they hold.
     """
 
-    def __init__(self, chunks: Iterable[Table], target: str):
-        self.chunks, self.target = chunks, target
+    def __init__(
+        self,
+        chunks: Iterable[Table],
+        column: str,
+        target: Target | None = None,
+        categorical: Collection[str] = (),
+    ):
+        self.chunks, self.column, self.target = chunks, column, target
+        self.categorical = categorical
 
     def __iter__(self) -> Iterator[tuple]:
         """Yield (DataFrame of the features, ndarray of the target) of each chunk."""
         for X, y in self.tables():
-            yield X.frame(), y
+            yield X.frame(self.categorical, recognize), y
 
     def tables(self) -> Iterator[tuple[Table, np.ndarray]]:
         """Yield (Table of the features, ndarray of the target) of each chunk."""
-        return (split_target(table, self.target) for table in self.chunks)
+        for table in self.chunks:
+            X, y = split_target(table, self.column, text=True)
+            yield X, self.target.read(y) if self.target else y
 
 
 def open_rows(job: Job, channel: str, file: str | None, arguments: argparse.Namespace) -> Rows:
     """Read a channel, or leave it where it is if it is large."""
+    how = {"missing": True, "text": True}
+    how["header"] = {"present": True, "absent": False}.get(arguments.header)
     if job.size(channel, file) > arguments.stream_above * 1e6:
-        chunks = job.chunks(channel, file, missing=True, text=True, progress=True)
+        chunks = job.chunks(channel, file, **how, progress=True)
     else:
-        chunks = [job.read(channel, file, missing=True, text=True)]
-    return Rows(chunks, arguments.target)
+        chunks = [job.read(channel, file, **how)]
+    return Rows(chunks, arguments.target, categorical=arguments.categorical)
 
 
 def train(job: Job, arguments: argparse.Namespace) -> None:
-    """Fit, measure and save one model."""
+    """Fit, measure, check and save one model."""
+    with Checks() as checks:
+        _train(job, arguments, checks)
+    if box := checks.box():
+        print(box, flush=True)
+
+
+def _train(job: Job, arguments: argparse.Namespace, checks: Checks) -> None:
     from gam_model import GAMRegressor
     from gam_model.report import write_report
 
     rows = open_rows(job, "train", arguments.train_file, arguments)
+    target = rows.target = learn(rows, arguments)
+    if target.remark:
+        checks.add(target.remark)
     regressor = GAMRegressor(
         df=arguments.df,
         alpha=arguments.alpha,
         degree=arguments.degree,
         extrapolate=arguments.extrapolate,
-        family=arguments.family,
+        family=target.family,
         link=arguments.link,
         criterion=arguments.criterion,
+        verbose=1,
     )
     try:
         if isinstance(rows.chunks, list):  # in memory, and so read once
-            check_df(arguments.df, next(rows.tables())[0])
             regressor.fit(*next(iter(rows)))
         else:
             regressor.fit_chunks(rows)
@@ -160,54 +210,99 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
     print(regressor.summary(), flush=True)
 
     model = regressor.terms_
-    metrics = measure("train", rows, model, arguments.family)
+    scores = {"train": measure(rows, model, target)}
     if "test" in job.channels:
         test = open_rows(job, "test", arguments.test_file, arguments)
+        test.target = target
+        bounds = scores["train"].low, scores["train"].high
         try:
-            metrics |= measure("test", test, model, arguments.family)
-        except ValueError as error:  # other columns, or outside the range with extrapolate="error"
+            scores["test"] = measure(test, model, target, bounds)
+        # Other columns or labels, or outside the range with extrapolate="error".
+        except (ValueError, JobError) as error:
             raise JobError(f"channel 'test': {error}") from None
+    metrics = {
+        f"{name}_{split}": value
+        for split, score in scores.items()
+        for name, value in score.metrics().items()
+    }
     job.log_metrics(**metrics)
+    X, y = next(iter(rows))  # of a large channel its first rows
+    table, _ = next(rows.tables())
+    checks.add(*check_terms(model, read(table, model)[:_CHECKED]))
+    checks.add(*check_scores(scores["train"], scores.get("test")))
 
     model.save(job.model_dir / "gam.json")
     joblib.dump(regressor, job.model_dir / "model.joblib")
-    job.write_description(LIBRARIES, **describe(regressor, metrics))
-    X, y = next(iter(rows))  # of a large channel its first rows
+    described = describe(regressor, metrics) | {"checks": checks.findings}
+    described["target"] = target.label
+    if target.classes:
+        described["classes"] = {"all": list(target.classes), "positive": target.classes[1]}
+        described["calibration"] = {name: one.calibration() for name, one in scores.items()}
+    job.write_description(LIBRARIES, **described)
     # Matplotlib insists on a folder that it may write to, and a container may have no other.
     with tempfile.TemporaryDirectory(dir=job.data_dir) as folder:
         os.environ.setdefault("MPLCONFIGDIR", folder)
-        write_report(job.data_dir / "report.html", regressor, metrics=metrics, X=X, y=y)
-
-
-def check_df(df: int, X: Table) -> None:
-    """Refuse more B-splines than any column of numbers can support."""
-    columns = [x for x, text in zip(X.values.T, X.text(), strict=True) if not text]
-    distinct = [len(np.unique(column.astype(float))) for column in columns]
-    if distinct and df > max(distinct):
-        raise JobError(
-            f"df={df} is too large for the data: no feature has more than {max(distinct)} "
-            "distinct values; lower df to that or less"
+        write_report(
+            job.data_dir / "report.html",
+            regressor,
+            title=f"{target.label}: a generalized additive model",
+            name="model_logic",
+            metrics={split: score.metrics() for split, score in scores.items()},
+            about=describe_data(job, arguments, target, scores),
+            checks=checks.findings,
+            X=X,
+            y=y,
         )
 
 
-def measure(split: str, rows: Rows, model: AdditiveModel, family: str) -> dict[str, float]:
-    """Return R^2, root mean squared error and, of 0 and 1, log loss, named after the split."""
-    n, shift, total, square, residual, loss = 0, None, 0.0, 0.0, 0.0, 0.0
+def describe_data(
+    job: Job, arguments: argparse.Namespace, target: Target, scores: dict[str, Scores]
+) -> dict[str, str]:
+    """Return what the report says that the model is about."""
+    files = job.files("train", arguments.train_file)
+    more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+    about = {
+        "data set": ", ".join(path.name for path in files[:3]) + more,
+        "target": target.label,
+        "rows": ", ".join(f"{score.n:,} in {split}" for split, score in scores.items()),
+        "job": job.name or "without a name",
+    }
+    if target.classes:
+        about["probability of"] = target.show(target.classes[1])
+    return about
+
+
+def learn(rows: Rows, arguments: argparse.Namespace) -> Target:
+    """Find out what the target is, and say so where it is two classes."""
+    tables = iter(rows.chunks)
+    first = next(tables)
+    label = name_target(first, rows.column)
+    values = (
+        split_target(table, rows.column, text=True)[1]
+        for table in itertools.chain([first], tables)
+    )
+    target = learn_target(label, values, arguments.family, arguments.positive)
+    if target.classes:
+        zero, one = map(target.show, target.classes)
+        print(
+            f"{target.name} has two classes, {zero} and {one}: the model gives the probability "
+            f"of {one} (positive={one})",
+            flush=True,
+        )
+    return target
+
+
+def measure(
+    rows: Rows,
+    model: AdditiveModel,
+    target: Target,
+    bounds: tuple[float, float] | None = None,
+) -> Scores:
+    """Score all rows of a channel."""
+    scores = Scores(model, target.family == "binomial", bounds)
     for X, y in rows.tables():
-        mu = model.predict(read(X, model))
-        shift = y[0] if shift is None else shift  # which saves digits of large numbers
-        n += len(y)
-        total += float(np.sum(y - shift))
-        square += float(np.sum((y - shift) ** 2))
-        residual += float(np.sum((y - mu) ** 2))
-        if family == "binomial":
-            p = np.clip(mu, np.finfo(float).eps, 1 - np.finfo(float).eps)
-            loss -= float(y @ np.log(p) + (1 - y) @ np.log1p(-p))
-    scatter = square - total**2 / n
-    # As in scikit-learn: a constant target is matched (1) or missed (0).
-    r2 = 1 - residual / scatter if scatter > 0 else float(residual == 0)
-    metrics = {f"r2_{split}": r2, f"rmse_{split}": (residual / n) ** 0.5}
-    return metrics | ({f"log_loss_{split}": loss / n} if family == "binomial" else {})
+        scores.add(read(X, model), y)
+    return scores
 
 
 def describe(regressor: "GAMRegressor", metrics: dict[str, float]) -> dict:
@@ -217,7 +312,9 @@ def describe(regressor: "GAMRegressor", metrics: dict[str, float]) -> dict:
         if term.name in regressor.terms_.levels:
             features[term.name]["levels"] = list(term.levels)
         else:
-            features[term.name]["min"], features[term.name]["max"] = term.range
+            ends = map(term.show, term.range) if term.unit else term.range
+            features[term.name] |= dict(zip(("min", "max"), ends, strict=True))
+            features[term.name] |= {"unit": term.unit} if term.unit else {}
         features[term.name]["missing"] = term.missing is not None
     return {
         "hyperparameters": regressor.get_params(),

@@ -7,6 +7,7 @@ import functools
 import io
 import json
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import BinaryIO
 
 import numpy as np
@@ -46,8 +47,10 @@ def decode(body: bytes | str, content_type: str | None) -> Table:
     """
     media, parameters, content = open_body(body, content_type, _DECODERS)
     if media == CSV:
-        return parse_csv(content, _read_header_parameter(parameters))
-    return _DECODERS[media](content)
+        table = parse_csv(content, _read_header_parameter(parameters))
+    else:
+        table = _DECODERS[media](content)
+    return _ignore_extra(table, parameters) if "ignore_extra" in parameters else table
 
 
 def open_body(
@@ -97,6 +100,15 @@ def open_body(
         return media, parameters, body.decode(charset, errors)
     except UnicodeDecodeError as error:
         raise PayloadError(f"the body is not {charset} text: {error.reason}") from None
+
+
+def _ignore_extra(table: Table, parameters: Mapping[str, object]) -> Table:
+    """Let columns through that the model doesn't know, if the sender says so."""
+    ignore = {"true": True, "false": False}.get(str(parameters["ignore_extra"]).lower())
+    if ignore is None:
+        given = shorten(parameters["ignore_extra"])
+        raise PayloadError(f"ignore_extra must be true or false, got {given}")
+    return replace(table, ignore_extra=ignore)
 
 
 def _read_header_parameter(parameters: dict[str, str]) -> bool | None:
@@ -191,8 +203,18 @@ def parse_json(text: str) -> Table:
     """Read an array, records, or either under the key ``instances``, beside ``parameters``.
 
     JSON that was encoded twice, and so is a string that holds JSON, is read as what it holds.
+    Several lines of JSON, as batches of type MultiRecord are sent, are read as JSON lines, and to
+    be answered so.
     """
-    content = load_json(text)
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        value = text[: error.pos]
+        if error.msg == "Extra data" and "\n" in value[len(value.rstrip()) :]:
+            return replace(parse_jsonlines(text), by_line=True)
+        raise PayloadError(f"not valid JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise PayloadError(f"not valid JSON: {error}") from None
     if isinstance(content, str):
         content = load_json(content, "the body is a JSON string; inside it: ")
     if not isinstance(content, dict):
@@ -202,7 +224,11 @@ def parse_json(text: str) -> Table:
     parameters = content.get("parameters", {})
     if not isinstance(parameters, dict):
         raise PayloadError(f"parameters must be an object, got {shorten(parameters)}")
-    return _from_json(content["instances"], parameters)
+    table = _from_json(content["instances"], parameters)
+    if "ignore_extra" not in parameters:
+        return table
+    table = _ignore_extra(table, parameters)
+    return replace(table, parameters={k: v for k, v in parameters.items() if k != "ignore_extra"})
 
 
 def parse_jsonlines(text: str) -> Table:

@@ -7,8 +7,9 @@ named. What a client got wrong is a `PayloadError`, whose `status` the server se
 
 import functools
 import reprlib
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,6 +30,39 @@ class PayloadError(ValueError):
         self.status = status
 
 
+class FirstLine(NamedTuple):
+    """A first line that may be the column names, or a row: only who knows the columns can tell.
+
+    Parameters
+    ----------
+    cells : tuple of str
+        The line's cells.
+    read : callable
+        Reads all lines, with the first one as the header if it is given True, else as a row.
+    """
+
+    cells: tuple[str, ...]
+    read: Callable[[bool], "Table"]
+
+    def is_header(self, features: tuple[str, ...]) -> bool:
+        """Return whether most of the features are named in it, in whatever case.
+
+        Raises
+        ------
+        PayloadError
+            If it may be either: all features are named by numbers, and these are the numbers.
+        """
+        words = _words(features)
+        if words:
+            return 2 * len(words.intersection(map(str.casefold, self.cells))) > len(words)
+        if set(self.cells) == set(features):
+            raise PayloadError(
+                f"the first line, {shorten(','.join(self.cells))}, may hold the model's column "
+                "names or a row; send text/csv; header=present or text/csv; header=absent"
+            )
+        return False
+
+
 @dataclass(frozen=True)
 class Table:
     """Cells with or without column names.
@@ -45,9 +79,13 @@ class Table:
         What the sender asks for beside the rows.
     lines : sequence of int or None
         Line on which each row begins, for rows that came as lines of text.
-    ambiguous : bool
-        Whether the first row may be the column names instead: only who knows the columns can
-        tell. `select` and `headed` settle it.
+    first : FirstLine or None
+        A first line of which the sender did not say whether it is a header. `names` tell what it
+        was taken for; `select` and `matrix`, which know the model's names, settle it.
+    ignore_extra : bool
+        Whether columns that the model doesn't know are left out, instead of refused.
+    by_line : bool
+        Whether the rows came one a line where one JSON value is usual, and are to be answered so.
 
     Raises
     ------
@@ -59,7 +97,9 @@ class Table:
     names: tuple[str, ...] | None = None
     parameters: Mapping[str, object] = field(default_factory=dict)
     lines: Sequence[int] | None = None
-    ambiguous: bool = False
+    first: FirstLine | None = None
+    ignore_extra: bool = False
+    by_line: bool = False
 
     def __post_init__(self):
         """Refuse a name that would leave open which column is meant."""
@@ -102,25 +142,24 @@ class Table:
             return f"line {self.lines[row]}, column {name}"
         return f"row {row}, " + (repr(self.names[column]) if self.names else f"column {column}")
 
-    def headed(self) -> "Table":
-        """Return the table with its first row as the names, if it may be that.
+    def settle(self, header: bool) -> "Table":
+        """Return the table with its first line read as a header or as a row.
 
         Raises
         ------
         PayloadError
-            If there is no other row.
+            If the lines cannot be read so.
         """
-        if not self.ambiguous:
+        if self.first is None or header == (self.names is not None):
             return self
-        names = _as_names(self.values[0])
-        if len(self.values) == 1:
-            raise PayloadError(f"there are no rows below the header {shorten(','.join(names))}")
-        return Table(self.values[1:], names, self.parameters, self.lines[1:])
+        table = self.first.read(header)
+        return replace(table, first=self.first, ignore_extra=self.ignore_extra)
 
     def select(self, features: Sequence[str]) -> "Table":
         """Return the columns in the model's order, under the model's names.
 
-        An ambiguous first row is taken for the names if any of its cells is one of them.
+        A first line of which the sender did not say what it is, is a header if it names most of
+        the features, else a row.
 
         Parameters
         ----------
@@ -137,24 +176,40 @@ class Table:
         PayloadError
             If a column is missing or unknown, the number of columns is wrong, or there is no row.
         """
-        values, lines = self._arrange(features)
-        return Table(values, tuple(features), self.parameters, lines)
+        return self._arrange(features)[1]()
 
-    def _arrange(self, features: Sequence[str]) -> tuple[np.ndarray, Sequence[int] | None]:
-        if self.ambiguous and not set(features).isdisjoint(_as_names(self.values[0])):
-            return self.headed()._arrange(features)
+    def _arrange(self, features: Sequence[str]) -> tuple[np.ndarray, Callable[[], "Table"]]:
+        """Return the values that `select` returns, and what makes its table of them."""
+        if self.first is not None:
+            header = self.ignore_extra or self.first.is_header(tuple(features))
+            settled = self.settle(header)
+            if settled is not self:
+                return settled._arrange(features)
         values, p = self.values, len(features)
         if values.ndim == 1:
             values = _as_column(values) if p == 1 else values.reshape(1, -1)
         if self.names is not None:
-            values = values[:, _positions(self.names, features)]
+            values = values[:, _positions(self.names, features, self.ignore_extra)]
         if values.shape[1] != p:
             raise PayloadError(
                 f"got {values.shape[1]} columns where the model has {p}: {', '.join(features)}"
+                + self._name_delimiter(p)
             )
         if len(values) == 0:
             raise PayloadError("got no rows; send at least one")
-        return values, self.lines
+
+        def label() -> Table:
+            first = self.first if self.names is None else None  # which is a row, then
+            return replace(self, values=values, names=tuple(features), first=first)
+
+        return values, label
+
+    def _name_delimiter(self, p: int) -> str:
+        line = ",".join(self.first.cells) if self.first else ""
+        for delimiter, name in _DELIMITERS.items():
+            if line.count(delimiter) == p - 1 > 0:
+                return f"; the cells seem to be separated by {name}, send commas"
+        return ""
 
     def matrix(
         self,
@@ -162,6 +217,8 @@ class Table:
         levels: Mapping[str, Sequence[str | float]] | None = None,
         missing: Collection[str] | bool = (),
         unknown: str = "refuse",
+        dates: Mapping[str, Callable[[str], float]] | None = None,
+        unused: Collection[str] = (),
     ) -> np.ndarray:
         """Return the columns in the model's order, as numbers.
 
@@ -176,6 +233,11 @@ class Table:
             The features that may be missing, NaN in the result; True for all of them.
         unknown : {"refuse", "keep"}
             What to do about a category that is no level: raise, or give it the code -1.
+        dates : mapping of str to callable, optional
+            The features that are dates or durations, each with what makes a number of a cell's
+            text, or raises ValueError with what is wrong: "is not a date".
+        unused : collection of str
+            The features of which nothing is read, 0 in the result.
 
         Returns
         -------
@@ -185,15 +247,20 @@ class Table:
         ------
         PayloadError
             If the columns or the number of rows do not fit the model, or a cell is text where a
-            number is needed, infinite, no known category, or missing where it may not be.
+            number is needed, infinite, no known category, no date where one is needed, or missing
+            where it may not be.
         """
-        values, lines = self._arrange(features)
-        if levels or values.dtype.hasobject:
-            chosen = Table(values, tuple(features), lines=lines)
-            numbers = np.empty(values.shape)
+        values, label = self._arrange(features)
+        if levels or dates or unused or values.dtype.hasobject:
+            chosen = label()
+            numbers = np.zeros(values.shape)
             for j, name in enumerate(features):
+                if name in unused:
+                    continue
                 if levels and name in levels:
                     numbers[:, j] = chosen._codes(j, tuple(levels[name]), unknown)
+                elif dates and name in dates:
+                    numbers[:, j] = chosen._dates(j, dates[name])
                 else:
                     numbers[:, j] = chosen._numbers(j)
             values = numbers
@@ -208,18 +275,44 @@ class Table:
             name = features[column]
             cell = "missing" if np.isnan(values[row, column]) else "infinite"
             wanted = "one of its categories" if levels and name in levels else "a finite number"
+            wanted = "text in ISO 8601" if dates and name in dates else wanted
             raise PayloadError(f"row {row}, {name!r} is {cell}; send {wanted}")
         return values
 
     def _numbers(self, column: int) -> np.ndarray:
         cells = self.values[:, column]
-        if all(cell is None or (isinstance(cell, str) and is_missing(cell)) for cell in cells):
-            return np.full(len(cells), np.nan)
-        texts = [row for row, cell in enumerate(cells) if isinstance(cell, str)]
-        if texts:  # beside "x", a "3" is not the culprit
-            row = next((row for row in texts if read_number(cells[row]) is None), texts[0])
-            raise PayloadError(f"{self.place(row, column)}: {shorten(cells[row])} is not a number")
-        return cells.astype(np.float64)  # None becomes NaN
+        if not any(isinstance(cell, str) for cell in cells):
+            return cells.astype(np.float64)  # None becomes NaN
+        numbers = np.empty(len(cells))
+        for row, cell in enumerate(cells.tolist()):
+            number = np.nan if cell is None else cell
+            if isinstance(cell, str):
+                number = np.nan if is_missing(cell) else _truth_or_number(cell)
+            if number is None:
+                raise PayloadError(
+                    f"{self.place(row, column)}: {shorten(cell)} is not a number"
+                    + self._name_header(row)
+                )
+            numbers[row] = number
+        return numbers
+
+    def _name_header(self, row: int) -> str:
+        if row or self.first is None:
+            return ""
+        return f"; if the first line is a header, it does not name {', '.join(self.names)}"
+
+    def _dates(self, column: int, read: Callable[[str], float]) -> list[float]:
+        days = []
+        for row, cell in enumerate(self.values[:, column].tolist()):
+            if cell is None or cell != cell or (isinstance(cell, str) and is_missing(cell)):
+                days.append(np.nan)
+                continue
+            try:
+                days.append(read(cell if isinstance(cell, str) else format(cell, ".15g")))
+            except ValueError as error:
+                shown = shorten(cell) if isinstance(cell, str) else format(cell, "g")
+                raise PayloadError(f"{self.place(row, column)}: {shown} {error}") from None
+        return days
 
     def _codes(self, column: int, levels: tuple[str | float, ...], unknown: str) -> np.ndarray:
         code_of = _code_of(levels)
@@ -228,8 +321,8 @@ class Table:
         for row in np.flatnonzero(np.isnan(codes)):
             cell = cells[row]
             number = _truth_or_number(cell) if isinstance(cell, str) else cell
-            if cell is None or number != number:  # "nan" too, in whatever column it stands
-                continue
+            if cell is None or number != number or (isinstance(cell, str) and is_missing(cell)):
+                continue  # a word for a missing cell, where it is no level
             code = code_of.get(number, -1)
             if code == -1 and unknown == "refuse":
                 known = ", ".join(map(shorten, levels[:5]))
@@ -242,29 +335,52 @@ class Table:
             codes[row] = code
         return codes
 
-    def frame(self):
+    def frame(
+        self,
+        categories: Collection[str] = (),
+        recognize: Callable[[list[str | None]], np.ndarray | None] | None = None,
+    ):
         """Return the table as pandas sees it.
+
+        Parameters
+        ----------
+        categories : collection of str
+            Columns that are categories, whatever they hold.
+        recognize : callable, optional
+            Makes dates or durations of a column of text, None where a cell is missing; or returns
+            None if they are neither.
 
         Returns
         -------
         pandas.DataFrame
-            Float64 columns and categorical ones, the categories of which are sorted; named
-            x0, x1, ... where the table has no names.
+            Columns of float64, of text, of categories and of dates; named x0, x1, ... where the
+            table has no names.
+
+        Raises
+        ------
+        PayloadError
+            If one of `categories` is not there.
         """
         import pandas  # serving needs none
 
-        table = self.headed()
-        names = table.names or [f"x{j}" for j in range(table.values.shape[1])]
-        if not table.values.dtype.hasobject:
-            return pandas.DataFrame(table.values, columns=list(names))
+        names = self.names or tuple(f"x{j}" for j in range(self.values.shape[1]))
+        for name in categories:
+            if name not in names:
+                raise PayloadError(
+                    f"there is no column {shorten(name)} to be a category; there are "
+                    + ", ".join(map(repr, names))
+                )
         columns = {}
-        for name, cells, text in zip(names, table.values.T, table.text(), strict=True):
-            if text:
-                known = sorted({cell for cell in cells if cell is not None})
-                columns[name] = pandas.Categorical(cells, categories=known)
-            else:
-                columns[name] = cells.astype(np.float64)
-        return pandas.DataFrame(columns)
+        for name, cells, text in zip(names, self.values.T, self.text(), strict=True):
+            dates = None
+            if text and recognize and name not in categories:
+                there = [None if cell is None or is_missing(cell) else cell for cell in cells]
+                dates = recognize(there)
+            if dates is None:
+                dates = pandas.Series(cells, dtype=object if text else np.float64)
+            columns[name] = dates
+        frame = pandas.DataFrame(columns)
+        return frame.astype(dict.fromkeys(categories, "category"))
 
 
 def shorten(value: object) -> str:
@@ -280,6 +396,9 @@ def read_number(cell: str) -> float | None:
     except ValueError:
         return None
     return None if "_" in cell else number  # float("1_0") is 10 to Python, and to nobody else
+
+
+_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 
 def is_missing(cell: str) -> bool:
@@ -304,8 +423,10 @@ def _is_text(column: Sequence | np.ndarray) -> bool:
     return len(column) > 0 and (column[0] is None or isinstance(column[0], str))
 
 
-def _as_names(cells: np.ndarray) -> tuple[str, ...]:
-    return tuple(cell if isinstance(cell, str) else "" for cell in cells)
+@functools.lru_cache(maxsize=64)
+def _words(features: tuple[str, ...]) -> frozenset[str]:
+    """Return the names that are no numbers, in lower case."""
+    return frozenset(name.casefold() for name in features if read_number(name) is None)
 
 
 def _as_column(values: np.ndarray) -> np.ndarray:
@@ -314,10 +435,10 @@ def _as_column(values: np.ndarray) -> np.ndarray:
     return values.reshape(-1, 1)
 
 
-def _positions(names: Sequence[str], features: Sequence[str]) -> list[int]:
+def _positions(names: Sequence[str], features: Sequence[str], ignore_extra: bool) -> list[int]:
     at = {name: position for position, name in enumerate(names)}
     missing = [name for name in features if name not in at]
-    extra = [name for name in names if name not in features]
+    extra = [] if ignore_extra else [name for name in names if name not in features]
     if missing or extra:
         complaints = [
             f"{what} {', '.join(map(repr, columns))}"
@@ -327,6 +448,7 @@ def _positions(names: Sequence[str], features: Sequence[str]) -> list[int]:
         raise PayloadError(
             f"columns do not match the model: {'; '.join(complaints)}; "
             f"the model has {', '.join(map(repr, features))}"
+            + ("" if missing else "; ignore_extra=true in Content-Type leaves unknown ones out")
         )
     return [at[name] for name in features]
 

@@ -36,8 +36,8 @@ class Config:
     image_uri : str
         The image. In mode process it is a name only.
     program : str
-        The file of code/ that mode process runs; the other modes run what the image was built
-        with.
+        The file of code/ that mode process runs where a job sends no code; the other modes then
+        run what the image was built with.
     train_instance_type, serve_instance_type : str
         Instance types in mode aws; the other modes run on this machine.
     hyperparameters : dict

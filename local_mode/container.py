@@ -26,11 +26,13 @@ class Container:
 
     def __init__(self, folder: Path, program: str):
         self.base = folder / "opt" / "ml"
+        self._programs = folder / "opt" / "program"
         self._folder = folder
         self._program = program
         self._process: subprocess.Popen | None = None
-        shutil.copytree(CODE_DIR, self.base / "code", ignore=shutil.ignore_patterns("__pycache__"))
-        (self.base / "model").mkdir()
+        shutil.copytree(CODE_DIR, self._programs, ignore=shutil.ignore_patterns("__pycache__"))
+        for empty in ("code", "model"):
+            (self.base / empty).mkdir(parents=True)
         (folder / "tmp").mkdir()
 
     def start(
@@ -57,6 +59,7 @@ class Container:
             "SAGEMAKER_PROGRAM": self._program,
             "SAGEMAKER_SUBMIT_DIRECTORY": str(self.base / "code"),
             "SAGEMAKER_TRAINING_MODULE": "model_server.training:main",
+            "PYTHONPATH": str(self._programs),
             "TMPDIR": str(self._folder / "tmp"),
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
@@ -64,8 +67,7 @@ class Container:
         if importlib.util.find_spec("gethostname") is None:
             # The toolkit imports its compiled helper for MPI, which no process job uses, and
             # which a machine without a compiler lacks.
-            (self.base / "code" / "gethostname.py").touch()
-            image["PYTHONPATH"] = str(self.base / "code")
+            (self._programs / "gethostname.py").touch()
         output = {"stdout": subprocess.PIPE, "encoding": "utf-8", "errors": "replace"}
         with contextlib.ExitStack() as files:
             if log is not None:

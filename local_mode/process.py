@@ -41,7 +41,7 @@ class ProcessClient:
     session : sagemaker.Session
         For S3.
     program : str
-        The file of code/ that the "image" runs, unless a request's environment names another.
+        The file of code/ that the "image" runs, unless a request names or sends another.
     folder : Path
         Everything that is written here lies below it.
     """

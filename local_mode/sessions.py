@@ -15,6 +15,7 @@ from sagemaker.local import LocalSession
 
 from local_mode import loopback
 from local_mode.config import Config
+from local_mode.docker import DockerClient
 from local_mode.process import ProcessClient, ProcessRuntimeClient, free_port
 
 LOCAL_REGION = "us-east-1"
@@ -100,6 +101,7 @@ class DockerSession(_LoopbackSession):
 
     def __init__(self, config: Config):
         super().__init__(config)
+        self.sagemaker_client = DockerClient(self, self.folder)
         self.config = {
             "local": {
                 "container_root": str(self.folder),

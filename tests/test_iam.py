@@ -7,11 +7,14 @@ from pathlib import Path
 
 import botocore.session
 import pytest
+from cloudsplaining.scan.policy_document import PolicyDocument
+from policy_sentry.querying.actions import get_action_data
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "deploy" / "iam"
 POLICIES = {path.name: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
 TRUST = {"execution-role-trust.json", "lambda-role-trust.json"}
+OF_RESOURCES = TRUST | {"lambda-repository.json"}  # these name who may, not on what
 EXAMPLES = {
     str(path.relative_to(ROOT)): json.loads(path.read_text())
     for path in sorted(ROOT.glob("examples/*/iam.json"))
@@ -21,6 +24,8 @@ STATEMENTS = [
     for name, policy in (POLICIES | EXAMPLES).items()
     for statement in policy["Statement"]
 ]
+
+OF_IDENTITIES = {name: p for name, p in (POLICIES | EXAMPLES).items() if name not in OF_RESOURCES}
 
 # Actions for which AWS knows no resource narrower than *.
 WITHOUT_RESOURCE = {
@@ -60,7 +65,7 @@ RESOURCES = {
         "REGION",
         r"log-group:(/aws/sagemaker/\*|/aws/lambda/credit-explainer\*|credit-api-\*|\*)",
     ),
-    "s3": ("", r"BUCKET(/(newsgroups/)?\*)?"),
+    "s3": ("", r"BUCKET(/((newsgroups|credit|credit-api)/|credit-explainer-)?\*)?"),
     "sagemaker": (
         "REGION",
         r"(training-job|model|endpoint-config|endpoint)/(\*|newsgroups(-\*)?)",
@@ -107,7 +112,7 @@ def test_policy_follows_the_grammar(name):
 
 @pytest.mark.parametrize(("name", "statement"), STATEMENTS)
 def test_statement_follows_the_grammar(name, statement):
-    target = "Principal" if name in TRUST else "Resource"
+    target = "Principal" if name in OF_RESOURCES else "Resource"
     assert statement.keys() - {"Condition"} == {"Sid", "Effect", "Action", target}
     assert statement["Effect"] == "Allow"
     for operator, keys in statement.get("Condition", {}).items():
@@ -126,7 +131,7 @@ def test_actions_are_named_in_full_and_exist(name, statement):
 
 
 @pytest.mark.parametrize(
-    ("name", "statement"), [row for row in STATEMENTS if row.values[0] not in TRUST]
+    ("name", "statement"), [row for row in STATEMENTS if row.values[0] not in OF_RESOURCES]
 )
 def test_resources_are_as_narrow_as_aws_allows(name, statement):
     actions = set(as_list(statement["Action"]))
@@ -156,6 +161,193 @@ def test_only_placeholders_that_the_readme_explains():
     assert words == {"ACCOUNT_ID", "REGION", "BUCKET", "REPOSITORY"}
     readme = (FOLDER / "README.md").read_text()
     assert all(f"`{word}`" in readme for word in words)
+
+
+# ---------------------------------------------------------------- no road to more than it says
+
+ROLES = {  # the policy that a role gets by the README, or may get at most
+    "sagemaker-execution": "execution-role.json",
+    "lambda-execution": "lambda-role.json",
+    "credit-api-*": "lambda-forward-boundary.json",
+}
+
+# All that a policy may do in IAM. Who could change a boundary, a trust policy or a managed policy
+# would not be bounded by them.
+OF_IAM = {
+    "iam:CreateRole",
+    "iam:DeleteRole",
+    "iam:DeleteRolePolicy",
+    "iam:GetRole",
+    "iam:GetRolePolicy",
+    "iam:PassRole",
+    "iam:PutRolePolicy",
+}
+BOUNDED = {  # what a policy may do with its roles, and the condition under which alone it may
+    "iam:CreateRole": "iam:PermissionsBoundary",
+    "iam:PutRolePolicy": "iam:PermissionsBoundary",
+    "iam:PassRole": "iam:PassedToService",
+}
+
+# What else the linter finds when told to count statements that name their resources. Whoever
+# changes a function's code acts as its role: these functions have roles of ROLES. Whoever changes
+# a stack acts as its service role: this one has none.
+_FUNCTION = {"EditExistingLambdaFunctionWithRole", "UpdateLambdaFunctionAndAddPermission"}
+ACCEPTED = {
+    "lambda-forward.json": _FUNCTION | {"ExecuteCloudFormationChangeSet"},
+    "lambda-model.json": _FUNCTION,
+}
+
+
+def boundary_of(statement):
+    """The value of the condition that bounds the statement's roles, or None."""
+    keys = {BOUNDED[action] for action in as_list(statement["Action"]) if action in BOUNDED}
+    equals = statement.get("Condition", {}).get("StringEquals", {})
+    return equals.get(*keys) if len(keys) == 1 else None
+
+
+def faults(policy):
+    """What lets the holder of a policy act as more than ROLES allow, by statement."""
+    for statement in policy["Statement"]:
+        sid, actions = statement["Sid"], set(as_list(statement["Action"]))
+        of_iam = {action for action in actions if action.lower().startswith(("iam:", "*"))}
+        if not of_iam:
+            continue
+        if statement["Effect"] != "Allow" or not of_iam <= OF_IAM:
+            yield f"{sid}: {sorted(of_iam - OF_IAM)} may change what bounds a role"
+        roles = {arn.partition(":role/")[2] for arn in as_list(statement["Resource"])}
+        if not roles <= ROLES.keys():
+            yield f"{sid}: {sorted(roles - ROLES.keys())} are not the project's roles"
+        if not actions & BOUNDED.keys():
+            continue
+        boundary = boundary_of(statement)
+        if "iam:PassRole" in actions:
+            if boundary not in ("lambda.amazonaws.com", "sagemaker.amazonaws.com"):
+                yield f"{sid}: passes a role to any service"
+        elif {boundary} != {
+            f"arn:aws:iam::ACCOUNT_ID:policy/{ROLES.get(r, '')[:-5]}" for r in roles
+        }:
+            yield f"{sid}: makes or fills roles without a boundary"
+
+
+@pytest.mark.parametrize("name", OF_IDENTITIES)
+def test_no_policy_makes_fills_or_passes_a_role_without_a_boundary(name):
+    assert list(faults(OF_IDENTITIES[name])) == []
+
+
+ROLE = "arn:aws:iam::ACCOUNT_ID:role/credit-api-*"
+BOUNDARY = "arn:aws:iam::ACCOUNT_ID:policy/lambda-forward-boundary"
+
+
+@pytest.mark.parametrize(
+    ("action", "resource", "condition"),
+    [
+        ("iam:CreateRole", ROLE, None),
+        ("iam:PutRolePolicy", ROLE, None),
+        ("iam:PutRolePolicy", ROLE, ("StringLike", "iam:PermissionsBoundary", "*")),
+        ("iam:CreateRole", ROLE, ("StringEquals", "iam:PermissionsBoundary", BOUNDARY[:-3])),
+        ("iam:CreateRole", "*", ("StringEquals", "iam:PermissionsBoundary", BOUNDARY)),
+        ("iam:AttachRolePolicy", ROLE, None),
+        ("iam:PassRole", ROLE, None),
+        ("iam:PassRole", "*", ("StringEquals", "iam:PassedToService", "lambda.amazonaws.com")),
+        ("iam:PassRole", ROLE, ("StringEquals", "iam:PassedToService", "ec2.amazonaws.com")),
+        ("iam:DeleteRolePermissionsBoundary", ROLE, None),
+        ("iam:PutRolePermissionsBoundary", ROLE, None),
+        ("iam:CreatePolicyVersion", BOUNDARY, None),
+        ("iam:UpdateAssumeRolePolicy", ROLE, None),
+        ("iam:*", ROLE, None),
+        ("*", "*", None),
+    ],
+)
+def test_the_walk_sees_what_would_make_an_administrator(action, resource, condition):
+    statement = {"Sid": "S", "Effect": "Allow", "Action": action, "Resource": resource}
+    if condition:
+        operator, key, value = condition
+        statement["Condition"] = {operator: {key: value}}
+    assert list(faults({"Statement": [statement]}))
+
+
+@pytest.mark.parametrize("name", sorted(set(ROLES.values())))
+def test_a_role_that_is_passed_changes_no_permissions_and_takes_no_role(name):
+    linted = PolicyDocument(POLICIES[name], flag_resource_arn_statements=True)
+    assert linted.permissions_management_without_constraints == []
+    assert {action.split(":")[0] for action in actions_of(name)}.isdisjoint(
+        {"iam", "sts", "lambda"}
+    )
+
+
+@pytest.mark.parametrize("name", OF_IDENTITIES)
+def test_the_linter_finds_nothing(name):
+    linted = PolicyDocument(OF_IDENTITIES[name])
+    assert linted.allows_privilege_escalation == []
+    assert linted.permissions_management_without_constraints == []
+    assert linted.infrastructure_modification == []
+    assert linted.allows_data_exfiltration_actions == []
+    assert linted.service_wildcard == []
+    assert linted.contains_statement_using_not_action == []
+    assert set(linted.credentials_exposure) <= {"ecr:GetAuthorizationToken"}  # to log in to ECR
+
+
+@pytest.mark.parametrize("name", OF_IDENTITIES)
+def test_the_linter_knows_no_road_to_more_but_those_that_are_bounded(name):
+    policy = OF_IDENTITIES[name]
+    unbounded = [s for s in policy["Statement"] if boundary_of(s) is None]
+    linted = PolicyDocument({"Statement": unbounded}, flag_resource_arn_statements=True)
+    found = {road["type"] for road in linted.allows_privilege_escalation}
+    assert found == ACCEPTED.get(name, set())
+
+
+@pytest.mark.parametrize(
+    ("name", "statement"),
+    [
+        row
+        for row in STATEMENTS
+        if row.values[0] not in OF_RESOURCES and "Condition" in row.values[1]
+    ],
+)
+def test_conditions_are_of_keys_that_aws_fills_in_for_the_action(name, statement):
+    for action in as_list(statement["Action"]):
+        service, operation = action.split(":")
+        known = {
+            key
+            for form in get_action_data(service, operation)[service]
+            for key in form["condition_keys"]
+        }
+        for keys in statement["Condition"].values():
+            assert keys.keys() <= known, action
+
+
+def test_the_readme_makes_every_role_and_boundary_from_its_policy():
+    readme = (FOLDER / "README.md").read_text().replace("\\\n", " ")
+    for name in ("sagemaker-execution", "lambda-execution"):
+        assert re.search(rf"create-role --role-name {name} ", readme)
+        assert re.search(rf"put-role-policy --role-name {name} .*{ROLES[name]}", readme)
+    assert re.search(
+        r"create-policy --policy-name lambda-forward-boundary .*/lambda-forward-boundary\.json",
+        readme,
+    )
+
+
+def test_nobody_but_the_role_writes_where_models_lie_unless_he_trains_them():
+    # An endpoint runs what lies in a model.tar.gz, as its role.
+    for name in ("lambda-forward.json", "lambda-model.json"):
+        for statement in POLICIES[name]["Statement"]:
+            if {"s3:PutObject", "s3:DeleteObject"} & set(as_list(statement["Action"])):
+                assert re.search(r"BUCKET/credit-(api/|explainer-)\*$", statement["Resource"])
+
+
+def test_who_makes_a_function_of_an_image_cannot_push_one():
+    # Whoever may open the repository to himself may push what jobs and endpoints run.
+    actions = actions_of("lambda-model.json")
+    assert not actions & {"ecr:PutImage", "ecr:SetRepositoryPolicy", "ecr:UploadLayerPart"}
+    [statement] = POLICIES["lambda-repository.json"]["Statement"]
+    assert statement["Principal"] == {"Service": "lambda.amazonaws.com"}
+    assert set(statement["Action"]) == {"ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"}
+    assert statement["Condition"]["StringLike"]["aws:SourceArn"].endswith(
+        ":ACCOUNT_ID:function:credit-explainer*"
+    )
+
+
+# ---------------------------------------------------------------- what each is for
 
 
 def test_builder_can_pull_the_base_and_push_one_repository_but_delete_nothing():

@@ -32,9 +32,11 @@ class Application:
         File name of the program.
     folder : Path
         Where code/ and model/ lie.
+    cors : Cors
     """
 
-    def __init__(self, program: str, folder: Path):
+    def __init__(self, program: str, folder: Path, cors: events.Cors):
+        self._cors = cors
         sys.path.insert(0, str(folder / "code"))
         self._program = importlib.import_module(Path(program).stem)
         self._model = self._program.model_fn(str(folder / "model"))
@@ -42,19 +44,21 @@ class Application:
     def answer(self, request: Request) -> Answer:
         """Answer one request, and log it in one line."""
         start = time.perf_counter()
-        try:
-            answer = self._route(request)
-        except Exception as error:
-            status = getattr(error, "status", None)
-            if isinstance(status, int) and 400 <= status < 500:
-                answer = events.refuse(status, str(error))
-            else:
-                logger.exception("the program failed")
-                answer = events.refuse(500, "the program failed; its log has the reason")
+        answer = self._cors.apply(request, self._try)
         line = {"method": request.method, "path": request.path, "status": answer.status}
         ms = round(1000 * (time.perf_counter() - start), 3)
         logger.info(json.dumps(line | {"bytes_out": len(answer.body), "ms": ms}))
         return answer
+
+    def _try(self, request: Request) -> Answer:
+        try:
+            return self._route(request)
+        except Exception as error:
+            status = getattr(error, "status", None)
+            if isinstance(status, int) and 400 <= status < 500:
+                return events.refuse(status, str(error))
+            logger.exception("the program failed")
+            return events.refuse(500, "the program failed; its log has the reason")
 
     def _route(self, request: Request) -> Answer:
         methods = {"/ping": "GET", "/invocations": "POST"}
@@ -87,7 +91,8 @@ class Application:
             if name.startswith("HTTP_") or (name == "CONTENT_TYPE" and value)
         }
         body = environ["wsgi.input"].read()
-        request = Request(environ["REQUEST_METHOD"], environ["PATH_INFO"], headers, body)
+        path = events.cut_path(environ["PATH_INFO"])
+        request = Request(environ["REQUEST_METHOD"], path, headers, body)
         answer = events.fit(self.answer(request))
         start_response(
             f"{answer.status} {'OK' if answer.status < 400 else 'Error'}",
@@ -98,12 +103,12 @@ class Application:
 
 def handler(event: Mapping[str, Any], context: object) -> dict[str, Any]:
     """Answer one event."""
-    try:
-        request = events.read(event)
-    except events.EventError as error:
-        return events.write(events.refuse(400, str(error)))
-    return events.write(application.answer(request))
+    return events.handle(event, application.answer)
 
 
 # Lambda imports the module once per process, before the first request: this is its main().
-application = Application(os.environ["SAGEMAKER_PROGRAM"], Path(__file__).parent)
+application = Application(
+    os.environ["SAGEMAKER_PROGRAM"],
+    Path(__file__).parent,
+    events.Cors(os.environ.get("CORS_ORIGINS", "")),
+)

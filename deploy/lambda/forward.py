@@ -11,7 +11,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, ReadTimeoutError
 
 import events
-from events import Answer
+from events import CUSTOM_ATTRIBUTES, Answer
 
 logger = logging.getLogger("forward")
 
@@ -32,37 +32,45 @@ _REFUSALS = {
 class Forwarder:
     """Lambda handler that passes requests on to one endpoint.
 
-    Body, Content-Type and Accept go to the endpoint as they came. Its errors of the 400s come
-    back as they are; any other failure is told by its status and logged with its reason.
+    Body, Content-Type, Accept and custom attributes go to the endpoint as they came, and its own
+    attributes come back. Its errors of the 400s come back as they are; any other failure is told
+    by its status and logged with its reason.
 
     Parameters
     ----------
     endpoint_name : str
+    cors : Cors
     """
 
-    def __init__(self, endpoint_name: str):
-        self._endpoint_name = endpoint_name
+    def __init__(self, endpoint_name: str, cors: events.Cors):
+        self._endpoint_name, self._cors = endpoint_name, cors
         self._runtime = boto3.client("sagemaker-runtime", config=PATIENCE)
 
     def __call__(self, event: Mapping[str, Any], context: object) -> dict[str, Any]:
         """Answer one event."""
-        try:
-            return events.write(self._answer(events.read(event)))
-        except events.EventError as error:
-            return events.write(events.refuse(400, str(error)))
+        return events.handle(event, lambda request: self._cors.apply(request, self._answer))
 
     def _answer(self, request: events.Request) -> Answer:
         if request.method != "POST":
             return events.refuse(405, "send rows by POST", Allow="POST")
-        accept = request.headers.get("accept")
+        optional = {
+            "Accept": request.headers.get("accept"),
+            "CustomAttributes": request.headers.get(CUSTOM_ATTRIBUTES.lower()),
+        }
+        attributes = optional["CustomAttributes"] or ""
+        if len(attributes) > 1024 or not (attributes.isascii() and attributes.isprintable()):
+            message = f"{CUSTOM_ATTRIBUTES} may have up to 1,024 printable characters of ASCII"
+            return events.refuse(400, message)
         try:
             response = self._runtime.invoke_endpoint(
                 EndpointName=self._endpoint_name,
                 ContentType=request.headers.get("content-type", "application/json"),
                 Body=request.body,
-                **({"Accept": accept} if accept else {}),
+                **{name: value for name, value in optional.items() if value},
             )
-            return Answer(200, response["ContentType"], response["Body"].read())
+            own = response.get("CustomAttributes")
+            headers = {CUSTOM_ATTRIBUTES: own} if own else {}
+            return Answer(200, response["ContentType"], response["Body"].read(), headers)
         except (ConnectTimeoutError, ReadTimeoutError) as error:
             return _log_and_refuse(error, *_SLOW)
         except ClientError as error:
@@ -93,4 +101,4 @@ def _log_and_refuse(error: Exception, status: int, message: str) -> Answer:
 
 
 # Lambda imports the module once per process, before the first request: this is its main().
-handler = Forwarder(os.environ["ENDPOINT_NAME"])
+handler = Forwarder(os.environ["ENDPOINT_NAME"], events.Cors(os.environ.get("CORS_ORIGINS", "")))

@@ -188,3 +188,13 @@ def test_an_explanation_needs_json(accept):
     with pytest.raises(PayloadError, match="cannot carry an explanation") as refusal:
         answers.encode(EXPLAINED, accept)
     assert refusal.value.status == 406
+
+
+def test_json_is_answered_one_a_line_where_it_came_so():
+    answer = Answer(np.array([1.0, 2.0]), explain=lambda: {"why": ["x", "y"]}, by_line=True)
+    lines = [{"prediction": 1.0, "why": "x"}, {"prediction": 2.0, "why": "y"}]
+    body, media = answers.encode(answer, "application/json; explain=true")
+    assert media == JSONLINES
+    assert [json.loads(line) for line in body.splitlines()] == lines
+    assert answers.encode(answer, None)[1] == JSONLINES
+    assert answers.encode(answer, CSV) == (b"1.0\n2.0\n", CSV)

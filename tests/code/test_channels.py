@@ -1,11 +1,16 @@
+import bz2
+import datetime
+import gzip
 import re
 import tracemalloc
+import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from channels import MOST_LEVELS, Progress
+from channels import Progress
+from gam_model.dates import read_iso
 from job import Job, JobError, split_target
 from table import Table
 
@@ -89,9 +94,14 @@ def test_truth_values_and_decimals_are_numbers(a_job, channel):
         ({"t.parquet": FRAME[:0]}, {"text": True, "missing": True}, "t.parquet has no rows"),
         ({"t.parquet": FRAME[[]]}, {"text": True}, "t.parquet: it has no columns"),
         (
-            {"t.parquet": FRAME.assign(job=pd.Timestamp("2020-01-01"))},
+            {"t.parquet": FRAME.assign(job=datetime.time(1))},
             {"text": True, "missing": True},
-            "t.parquet: column 'job' is timestamp",
+            "t.parquet: column 'job' is time",
+        ),
+        (
+            {"t.parquet": FRAME.assign(job=pd.Timestamp("2020-01-01"))},
+            {"missing": True},
+            "t.parquet: column 'job' is text, not numbers",
         ),
         (
             {"1.parquet": FRAME, "2.csv": "age,job\n1,x\n"},
@@ -119,7 +129,6 @@ def test_a_column_that_is_text_in_one_part_is_text_in_all(a_job, channel):
     for rows in (1, 2, 100):
         some = chunks(a_job, rows)
         assert joined(some).values.tolist() == expected
-        assert some.levels == [["007", "8", "9.5", "E14"], None]
         assert all(table.text() == [True, False] for table in some)
 
 
@@ -139,7 +148,6 @@ def test_chunks_hold_the_same_rows_as_often_as_asked(a_job, channel, ending, row
             pd.DataFrame(part, columns=list("abc")).to_parquet(channel / f"{name}.parquet")
     some = a_job.chunks("train", rows=rows)
     assert some.n_samples == 20
-    assert some.levels == [None] * 3
     assert some.names == (None if ending == "npy" else ("a", "b", "c"))
     for _ in range(2):
         assert max(len(table.values) for table in some) == min(rows, 11)
@@ -198,14 +206,20 @@ def test_chunks_need_little_memory(a_job, channel, ending):
     assert peak < values.nbytes / 4
 
 
-def test_a_column_of_identifiers_is_refused_before_it_fills_the_memory(a_job, channel):
-    n = MOST_LEVELS + 1
-    pd.DataFrame({"id": [f"p{i}" for i in range(n)], "y": 1.0}).to_csv(
-        channel / "t.csv", index=False
-    )
-    with pytest.raises(JobError, match="column 'id' has more than 10,000 different texts; drop"):
-        chunks(a_job)
-    assert len(read(a_job).values) == n
+def test_dates_of_parquet_are_the_text_that_csv_has(a_job, channel):
+    when = pd.to_datetime(["2024-05-01 12:00:00.0", None, "2024-05-02 00:00:01.5"])
+    frame = pd.DataFrame({"naive": when, "zone": when.tz_localize("Europe/Berlin")})
+    frame["day"], frame["span"], frame["y"] = when.date, when - when[0], 1.0
+    frame.to_parquet(channel / "t.parquet")
+    days = []
+    for cells in read(a_job).values.T[:4]:
+        unit = "duration" if str(cells[0]).startswith("P") else "date"
+        days.append([None if cell is None else read_iso(cell, unit) for cell in cells])
+    later = 19845 + 1.5 / 86_400
+    assert days[0] == [19844.5, None, later]
+    assert days[1] == [19844 + 10 / 24, None, 19844 + (22 * 3600 + 1.5) / 86_400]
+    assert days[2] == [19844, None, 19845]
+    assert days[3] == [0, None, 43201.5 / 86_400]
 
 
 def test_size_counts_the_bytes_that_are_read(a_job, channel):
@@ -254,7 +268,8 @@ def test_the_target_leaves_text_behind(a_job, channel):
     X, y = split_target(read(a_job), "y")
     assert y.dtype == np.float64
     assert y.tolist() == [1, 2, 3, 4]
-    pd.testing.assert_frame_equal(X.frame(), FRAME[["age", "job"]].astype({"job": "category"}))
+    assert repr(X.frame().values.tolist()) == repr([row[:2] for row in X.values.tolist()])
+    assert X.frame().dtypes.tolist() == [np.float64, object]
 
 
 def test_a_target_of_labels_leaves_numbers_behind():
@@ -278,3 +293,167 @@ def test_a_target_of_labels_leaves_numbers_behind():
 def test_a_missing_target_is_named(table, message):
     with pytest.raises(JobError, match=message):
         split_target(table, "0", text=True)
+
+
+# ---------------------------------------------------------------- what a file is like
+
+
+TABLE = [[1.5, 2.0, 3.0], [4.0, 5.5, 6.0], [7.0, 8.0, 9.5]]
+LINES = "1.5,2,3\n4,5.5,6\n7,8,9.5\n"
+
+
+def heard(a_job, **how):
+    """Return the table, and what was warned of while it was read."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        table = read(a_job, **how)
+    return table, [str(warning.message) for warning in caught]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.csv.gz", gzip.compress(LINES.encode())),
+        ("t.CSV.bz2", bz2.compress(LINES.encode())),
+        ("t.tsv", LINES.replace(",", "\t").encode()),
+        ("t.tsv.gz", gzip.compress(LINES.replace(",", "\t").encode())),
+        ("t.csv", LINES.replace(",", "\t").encode()),
+        ("t.csv", LINES.replace(",", ";").encode()),
+        ("t.csv", LINES.replace(",", ";").replace(".", ",").encode()),
+        ("t.csv", LINES.replace(",", " | ").encode()),
+        ("part-00000", LINES.encode()),
+        ("part-00000.gz", gzip.compress(LINES.encode())),
+        ("part-00000", gzip.compress(LINES.encode())),
+        ("000000_0", LINES.replace(",", ";").encode()),
+    ],
+)
+def test_reads_what_others_write(a_job, channel, name, content):
+    (channel / name).write_bytes(content)
+    table, said = heard(a_job)
+    assert table.names is None
+    np.testing.assert_array_equal(table.values, TABLE)
+    np.testing.assert_array_equal(joined(chunks(a_job, 2)).values, TABLE)
+    assert said == []
+
+
+@pytest.mark.parametrize("ending", ["parquet", "npy"])
+def test_part_files_of_any_format_need_no_ending(a_job, channel, ending):
+    if ending == "npy":
+        np.save(channel / "t.npy", np.array(TABLE))
+    else:
+        pd.DataFrame(TABLE, columns=list("abc")).to_parquet(channel / "t.parquet")
+    (channel / f"t.{ending}").rename(channel / "part-00000")
+    np.testing.assert_array_equal(read(a_job).values, TABLE)
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("a;b\n1,5;x, y\n;z\n", [[1.5, "x, y"], [NAN, "z"]]),
+        ('a,b\n1.5,"x; y"\n,z;z\n', [[1.5, "x; y"], [NAN, "z;z"]]),
+        ("a\tb\n\t\n1\tx\n\t\n", [[NAN, None], [1.0, "x"], [NAN, None]]),
+        ("1;2,5\n3;4\n", [[1.0, 2.5], [3.0, 4.0]]),
+        ("1,5;2,5\n3,25;4,5\n", [[1.5, 2.5], [3.25, 4.5]]),
+        ("x;y,1\nz;y,2\n", [["x;y", 1.0], ["z;y", 2.0]]),
+    ],
+)
+def test_a_delimiter_is_what_makes_cells_of_all_lines(a_job, channel, text, rows):
+    (channel / "t.csv").write_text(text)
+    for table in (read(a_job), joined(chunks(a_job, 1))):
+        assert repr(table.values.tolist()) == repr(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", "a,b\né,1\n".encode("latin-1"), "t.csv is not UTF-8 text: b'\\xe9' is no char"),
+        ("t.csv.gz", gzip.compress(LINES.encode())[:-9], "t.csv.gz cannot be unpacked"),
+        ("t.csv", b"a,,b\n1,2,3\n", "t.csv: column 2 has no name; name it, or drop it"),
+        ("t.xls", b"x", "t.xls: unknown ending; expected one of .csv, .npy, .parquet, .tsv"),
+    ],
+)
+def test_names_what_cannot_be_read(a_job, channel, name, content, message):
+    (channel / name).write_bytes(content)
+    for how in (read, chunks):
+        with pytest.raises(JobError, match=re.escape(message)):
+            how(a_job)
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "n_rows", "said"),
+    [
+        # Plain headers and plain rows are no matter of doubt.
+        ("a,b\n1,2\n3,4\n", ("a", "b"), 2, None),
+        ("1,2\n3,4\n", None, 2, None),
+        ("job,town\nclerk,Rome\nsmith,Oslo\n", ("job", "town"), 2, None),
+        ("NA,red\n41,blue\n", None, 2, None),
+        ("NA,1\n41,2\n", None, 2, None),
+        ("unknown,red,1.5\n41,blue,2.5\n", None, 2, None),
+        # What pandas writes of columns without names.
+        ("0,1,2\n5,6,7\n", ("0", "1", "2"), 1, "'0,1,2', was taken for the header: it only"),
+        ("0,1\n5.5,6\n", ("0", "1"), 1, "taken for the header: it only counts the columns; head"),
+        ("0,1\n1,2\n", None, 2, "was taken for a row: it only counts the columns; header=present"),
+        (",0,1\n0,5,6\n1,7,8\n", ("0", "1"), 2, "column 1 has no name: it was taken for an index"),
+        # What else may be either.
+        ("age,2019,y\n41,3,4\n", ("age", "2019", "y"), 1, "the header: a name stands above numb"),
+        ("cook,yes\nclerk,no\nsmith,yes\n", None, 3, "for a row: 'yes' stands below again; head"),
+        ("age,yes\n41,yes\n", ("age", "yes"), 1, "a name stands above numbers, though 'yes' s"),
+        # Columns without names.
+        (",a,b\n7,1,2\n9,3,4\n", ("a", "b"), 2, "column 1 has no name: it was taken for an ind"),
+        (",job,b\nx,u,2\ny,v,4\n", ("job", "b"), 2, "column 1 has no name: it was taken for an"),
+        ("Unnamed: 0,a,b\n0,1,2\n", ("a", "b"), 1, "column 1 is called 'Unnamed: 0': it was tak"),
+        ("a,b,\n1,2,\n3,4,\n", ("a", "b"), 2, "column 3 has neither a name nor a value, and was"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_done_in_doubt_is_said(a_job, channel, text, names, n_rows, said):
+    (channel / "t.csv").write_text(text)
+    table, warned = heard(a_job)
+    assert (table.names, len(table.values)) == (names, n_rows)
+    assert bool(warned) == bool(said)
+    assert not said or any(said in message for message in warned)
+    for rows in (1, 2):
+        assert repr(joined(chunks(a_job, rows)).values.tolist()) == repr(table.values.tolist())
+
+
+@pytest.mark.parametrize(("header", "n_rows"), [(True, 1), (False, 2)])
+@pytest.mark.parametrize("text", ["0,1,2\n5,6,7\n", "a,b,c\n5,6,7\n", "cook,yes\nclerk,yes\n"])
+def test_the_owners_word_about_a_header_counts(a_job, channel, text, header, n_rows):
+    (channel / "t.csv").write_text(text)
+    table, warned = heard(a_job, header=header)
+    assert warned == []
+    assert len(table.values) == n_rows
+    assert (table.names is not None) == header
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_index_is_left_out_beside_text_of_any_file(a_job, channel):
+    (channel / "1.csv").write_text(",zip,y\n0,007,1\n")
+    (channel / "2.csv").write_text(",zip,y\n1,E14,2\n")
+    for table in (read(a_job), joined(chunks(a_job, 1))):
+        assert table.names == ("zip", "y")
+        assert table.values.tolist() == [["007", 1.0], ["E14", 2.0]]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_column_without_a_name_may_not_turn_out_to_hold_values(a_job, channel):
+    (channel / "t.csv").write_text("a,b,\n" + "1,2,\n" * 1500 + "1,2,3\n")
+    with pytest.raises(JobError, match="column 3 has no name; name it, or drop it"):
+        chunks(a_job, 1000)
+
+
+def test_a_parquet_index_by_name_is_left_out(a_job, channel):
+    frame = pd.DataFrame({"Unnamed: 0": [0, 1], "a": [1, 2], "y": [3, 4]})
+    frame.to_parquet(channel / "t.parquet")
+    table, (said, *_) = heard(a_job)
+    assert table.names == ("a", "y")
+    assert "column 1 is called 'Unnamed: 0'" in said
+
+
+def test_a_channel_may_be_called_as_the_sdk_calls_it(tmp_path, channel):
+    (channel / "t.csv").write_text(LINES)
+    a_job = Job({"training": channel}, tmp_path / "model", tmp_path / "output")
+    for name in ("train", "train_data", "training"):
+        assert len(a_job.read(name).values) == 3
+    with pytest.raises(JobError, match="no channel 'test'"):
+        a_job.read("test")

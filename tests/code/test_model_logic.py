@@ -1,3 +1,4 @@
+import html
 import importlib.metadata
 import io
 import json
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import joblib
@@ -299,7 +301,7 @@ def test_categories_and_holes_need_no_preparation(run, tmp_path, form):
     }
     report = (tmp_path / "output" / "data" / "report.html").read_text()
     assert "judge" in report
-    assert "r2_train" in report
+    assert '<th scope="row">r2</th>' in report
     model = model_logic.model_fn(str(tmp_path / "model"))
     records = [
         {"age": 40, "job": "judge"},
@@ -315,6 +317,78 @@ def test_categories_and_holes_need_no_preparation(run, tmp_path, form):
         total = explanation.base + sum(explanation.values.values())
         np.testing.assert_allclose(total, answer.prediction)
         assert answer.prediction[0] - answer.prediction[2] > 1
+
+
+def contracts(n_rows=400) -> pd.DataFrame:
+    """What real tables have: an id, dates with and without a time, and a free text."""
+    rng = np.random.default_rng(0)
+    since = pd.Timestamp("2020-01-01") + pd.to_timedelta(rng.integers(0, 1000, n_rows), unit="D")
+    frame = pd.DataFrame(
+        {
+            "id": [f"c{k:05d}" for k in range(n_rows)],
+            "since": since,
+            "seen": since.tz_localize("UTC") + pd.to_timedelta(rng.integers(1, 9**6, n_rows), "s"),
+            "note": [f"pays the rent of {k}" for k in range(n_rows)],
+        }
+    )
+    frame["pay"] = np.sin((since - since[0]).days / 150) + rng.normal(scale=0.05, size=n_rows)
+    frame.loc[::10, "since"] = None
+    return frame
+
+
+@pytest.mark.parametrize("limit", ["1000", "0"])
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_dates_are_read_and_ids_left_out(run, tmp_path, monkeypatch, form, limit):
+    monkeypatch.setattr("job.ROWS", 70)
+    frame = contracts()
+    files = (
+        {"train/t.csv": frame.to_csv(index=False)} if form == "csv" else {"train/t.parquet": frame}
+    )
+    with pytest.warns(UserWarning, match=r"left out: 'id' \(identifiers\), 'note' \(free text\)"):
+        code, _, log = run(files, "--target", "pay", "--stream-above", limit)
+    assert code == 0, log
+    assert float(re.search(r"r2_train=(.*?);", log)[1]) > 0.9
+    model = model_logic.model_fn(str(tmp_path / "model"))
+    assert model.units == {"since": "date", "seen": "date"}
+    assert model.unused == ["id", "note"]
+    described = json.loads((tmp_path / "model" / "model.json").read_text())["features"]
+    low, high = frame["since"].min(), frame["since"].max()
+    assert described[1] == {
+        "name": "since",
+        "min": f"{low:%Y-%m-%d}",
+        "max": f"{high:%Y-%m-%d}",
+        "unit": "date",
+        "missing": True,
+    }
+    estimator = joblib.load(tmp_path / "model" / "model.joblib")
+    X = frame.drop(columns="pay")[:30]
+    lines = X.to_csv(index=False)
+    records = json.loads(X.to_json(orient="records", date_format="iso"))
+    for record in records:
+        record["id"] = None
+    for body, media in ((lines, "text/csv"), (json.dumps(records), JSON)):
+        answer = model_logic.predict_fn(model_logic.input_fn(body, media), model)
+        np.testing.assert_array_equal(answer.prediction, estimator.predict(X))
+        assert not answer.explain().values["id"].any()
+    records[3]["since"] = "last May"
+    with pytest.raises(PayloadError, match="row 3, 'since': 'last May' is not a date in ISO 8601"):
+        model_logic.predict_fn(model_logic.input_fn(json.dumps(records), JSON), model)
+
+
+@pytest.mark.parametrize("limit", ["1000", "0"])
+def test_a_column_is_a_category_by_choice(run, tmp_path, monkeypatch, limit):
+    monkeypatch.setattr("job.ROWS", 70)
+    frame = contracts().assign(rooms=np.arange(400) % 3)
+    files = {"train/t.csv": frame.drop(columns=["note", "seen"]).to_csv(index=False)}
+    how = ["--target", "pay", "--categorical", "id, rooms", "--stream-above", limit]
+    code, _, log = run(files, *how)
+    assert code == 0, log
+    model = model_logic.model_fn(str(tmp_path / "model"))
+    assert len(model.levels["id"]) == 400
+    assert model.levels["rooms"] == (0, 1, 2)
+    code, failure, _ = run(files, "--target", "pay", "--categorical", "zip")
+    assert code == 1
+    assert "there is no column 'zip' to be a category" in failure
 
 
 def test_a_large_channel_is_streamed_to_the_same_model(run, tmp_path, monkeypatch):
@@ -352,6 +426,199 @@ def test_a_binary_target(run, tmp_path):
 ROWS = csv([[x, x * x] for x in range(20)])
 
 
+def labelled(zero, one, n_rows=200) -> str:
+    """Rows of x and y, a label that is the likelier `one` the larger x is."""
+    x = np.random.default_rng(0).normal(size=n_rows)
+    odds = np.random.default_rng(1).uniform(size=n_rows) < 1 / (1 + np.exp(-3 * x))
+    return pd.DataFrame({"x": x, "y": np.where(odds, one, zero)}).to_csv(index=False)
+
+
+YES_NO = labelled("no", "yes")
+
+
+@pytest.mark.parametrize("stream_above", ["1000", "0"])
+@pytest.mark.parametrize(
+    ("zero", "one", "arguments"),
+    [
+        ("no", "yes", []),
+        ("False", "True", []),
+        ("bad", "good", []),
+        ("true", "false", ["--positive", "false"]),
+        ("yes", "no", ["--positive", "no"]),
+        ("0", "1", []),
+        ("1", "0", ["--positive", "0"]),
+        ("1", "2", ["--family", "binomial"]),
+    ],
+)
+def test_two_labels_are_two_classes(run, tmp_path, zero, one, arguments, stream_above):
+    text = labelled(zero, one)
+    arguments = [*arguments, "--stream-above", stream_above]
+    code, _, log = run({"train/t.csv": text, "test/t.csv": text}, *arguments)
+    assert code == 0, log
+    assert f"the model gives the probability of {one} (" in log
+    assert "the target, column 'y', has two classes" in log
+    assert f"positive={one}" in log
+    model = model_logic.model_fn(str(tmp_path / "model"))
+    low, high = model.predict(np.array([[-2.0], [2.0]]))
+    assert low < 0.1 < 0.9 < high
+    described = json.loads((tmp_path / "model" / "model.json").read_text())
+    assert str(described["classes"]["positive"]).removesuffix(".0") == one
+    assert described["hyperparameters"]["family"] == "binomial"
+    assert described["metrics"]["auc_train"] == described["metrics"]["auc_test"] > 0.8
+
+
+def test_truth_values_of_parquet_are_two_classes(run, tmp_path):
+    frame = pd.read_csv(io.StringIO(labelled("False", "True")))
+    assert frame["y"].dtype == bool
+    code, _, log = run({"train/t.parquet": frame}, "--positive", "True")
+    assert code == 0, log
+    assert "positive=1" in log
+    frame["y"] = frame["y"].astype(int).astype(str)  # numbers, as text
+    code, _, log = run({"train/t.parquet": frame})
+    assert code == 0, log
+    assert "positive=1" in log
+
+
+def test_few_whole_numbers_are_no_silent_regression(run, tmp_path):
+    frame = pd.DataFrame({"x": np.arange(60.0), "y": np.arange(60) // 20})
+    code, _, log = run({"train/t.csv": frame.to_csv(index=False)})
+    assert code == 0
+    assert "has only 3 different values, 0, 1, 2, and was modelled as a number; if they are" in log
+    code, _, log = run({"train/t.csv": frame.to_csv(index=False)}, "--family", "gaussian")
+    assert "different values" not in log
+
+
+@pytest.mark.parametrize("text", [ROWS, "1,2\n2,3\n"])
+def test_df_is_an_upper_limit(run, tmp_path, text):
+    code, _, log = run({"train/t.csv": text}, "--df", "50")
+    assert code == 0, log
+    rows = np.array([[float(cell) for cell in line.split(",")] for line in text.split()])
+    model = model_logic.model_fn(str(tmp_path / "model"))
+    np.testing.assert_allclose(model.predict(rows[:, :1]), rows[:, 1], atol=2)
+
+
+@pytest.mark.parametrize("header", ["present", "absent"])
+def test_the_owner_may_say_whether_there_is_a_header(run, tmp_path, header):
+    text = "0,1,2\n" + csv(np.random.default_rng(0).normal(size=(30, 3)))
+    code, _, log = run({"train/t.csv": text}, "--header", header)
+    assert code == 0
+    assert "first line" not in log
+    features = model_logic.model_fn(str(tmp_path / "model")).features
+    assert features == (("0", "1") if header == "present" else ("x0", "x1"))
+
+
+# ---------------------------------------------------------------- what to check
+
+
+def boxed(log):
+    return re.findall(r"^\+-+\+\n(?:\|.*\|\n)+\+-+\+$", log, re.MULTILINE)
+
+
+def test_nothing_is_to_be_checked_where_all_is_well(run, tmp_path):
+    frame = people()
+    files = {"train/t.csv": frame[:250].to_csv(index=False), "test/t.parquet": frame[250:]}
+    code, _, log = run(files, "--target", "risk", "--df", "8")
+    assert code == 0, log
+    assert boxed(log) == []
+    assert "warning" not in log
+    assert json.loads((tmp_path / "model" / "model.json").read_text())["checks"] == []
+    assert "Check this" not in (tmp_path / "output" / "data" / "report.html").read_text()
+
+
+def test_what_is_to_be_checked_is_said_in_log_model_and_report(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAINING_JOB_NAME", "credit-2026")
+    rng = np.random.default_rng(0)
+    n = 300
+    frame = pd.DataFrame({"": np.arange(n), "a": rng.normal(size=n)})
+    frame["twin"] = frame["a"]
+    frame["always"] = 7.0
+    frame["job"] = rng.choice(["clerk", "cook"], n)
+    frame["noise"] = rng.normal(size=n)
+    frame["y"] = np.exp(frame["a"]) + (frame["job"] == "cook")
+    test = frame.copy()
+    test.loc[:9, "job"] = "judge"
+    test.loc[8:9, "noise"] = 1e6
+    test["y"] = rng.permutation(test["y"])
+    files = {"train/t.csv": frame.to_csv(index=False), "test/t.csv": test.to_csv(index=False)}
+    code, _, log = run(files)
+    assert code == 0, log
+    (box,) = boxed(log)
+    assert log.rstrip().endswith(box)
+    text = re.sub(r"\s*\|\n\|\s*", " ", box)
+    expected = [
+        "column 1 has no name: it was taken for an index",
+        "'always': no effect, as constant in training or left out",
+        "'a', 'twin': the effects follow from one another by more than 90%",
+        "on test rows and",
+        "the test rows hold levels that training has not seen: 'job' (10 of 300 rows)",
+        "further than 1 times the training range outside of it: 'noise' (2 of 300 rows)",
+    ]
+    findings = json.loads((tmp_path / "model" / "model.json").read_text())["checks"]
+    report = (tmp_path / "output" / "data" / "report.html").read_text()
+    assert "<dt>data set</dt><dd>t.csv</dd>" in report
+    assert "<dt>target</dt><dd>y</dd>" in report
+    assert "<dt>rows</dt><dd>300 in train, 300 in test</dd>" in report
+    assert "<dt>job</dt><dd>credit-2026</dd>" in report
+    assert "model_logic ·" in report
+    assert "GAMRegressor" not in report
+    assert report.index("Check this") < report.index("<h2>Fit")
+    for sentence in expected:
+        assert sentence in text
+        assert sum(sentence in finding for finding in findings) == 1
+        assert sentence in html.unescape(report)
+    assert len(findings) == len(expected)
+
+
+def test_a_warning_of_the_library_is_a_finding(run, tmp_path, monkeypatch):
+    fit = GAMRegressor.fit
+
+    def warning_fit(*arguments):
+        for _ in range(2):
+            warnings.warn("the classes are separable", UserWarning, stacklevel=2)
+        warnings.warn("an old name", DeprecationWarning, stacklevel=2)
+        return fit(*arguments)
+
+    monkeypatch.setattr(GAMRegressor, "fit", warning_fit)
+    with pytest.warns(DeprecationWarning, match="an old name"):  # goes its usual way
+        code, _, log = run({"train/t.csv": ROWS})
+    assert code == 0
+    assert "1. the classes are separable" in boxed(log)[0]
+    findings = json.loads((tmp_path / "model" / "model.json").read_text())["checks"]
+    assert findings == ["the classes are separable"]
+
+
+def test_predictions_that_the_target_cannot_be_are_a_finding(run):
+    x = np.linspace(0, 6, 200)
+    y = np.random.default_rng(0).poisson(100 * np.exp(-3 * x))
+    text = pd.DataFrame({"x": x, "y": y}).to_csv(index=False)
+    files = {"train/t.csv": text, "test/t.csv": text}
+    _, _, log = run(files, "--df", "5")
+    assert "predictions on test rows lie outside of what the target was in training, 0 to" in log
+    _, _, log = run(files, "--df", "5", "--family", "poisson")
+    assert "predictions" not in log
+
+
+def test_the_area_under_the_curve_is_scikit_learns(run, tmp_path):
+    from sklearn.metrics import log_loss, roc_auc_score
+
+    text = labelled("0", "1", 2000)
+    code, _, log = run({"train/t.csv": text})
+    assert code == 0, log
+    frame = pd.read_csv(io.StringIO(text))
+    p = model_logic.model_fn(str(tmp_path / "model")).predict(frame[["x"]])
+    described = json.loads((tmp_path / "model" / "model.json").read_text())
+    metrics = described["metrics"]
+    assert metrics["auc_train"] == pytest.approx(roc_auc_score(frame["y"], p), abs=1e-4)
+    assert metrics["log_loss_train"] == pytest.approx(log_loss(frame["y"], p), rel=1e-6)
+    assert metrics["calibration_gap_train"] == pytest.approx((p - frame["y"]).mean(), abs=1e-9)
+    bins = described["calibration"]["train"]
+    assert sum(one["rows"] for one in bins) == 2000
+    assert len(bins) == 10
+    order = np.argsort(p)
+    np.testing.assert_allclose(bins[0]["predicted"], p[order[:200]].mean(), atol=0.01)
+    np.testing.assert_allclose(bins[-1]["observed"], frame["y"][order[-200:]].mean(), atol=0.02)
+
+
 @pytest.mark.parametrize(
     ("files", "arguments", "failure"),
     [
@@ -377,8 +644,32 @@ ROWS = csv([[x, x * x] for x in range(20)])
         ({"train/t.csv": ROWS}, ["--aplha", "1"], "'aplha'; did you mean 'alpha'?"),
         ({"train/t.csv": ROWS}, ["--target", "z"], "target='z' is no column"),
         ({"train/t.csv": ROWS}, ["--target", "2"], "target='2' is no column"),
-        ({"train/t.csv": ROWS}, ["--df", "21"], "df=21 is too large for the data: no feature has"),
-        ({"train/t.csv": "1,2\n2,3\n"}, [], "df=10 is too large for the data"),
+        (
+            {"train/t.csv": "x,y\n1,yes\n2,no\n3,maybe\n"},
+            [],
+            "the target, column 'y', has 3 labels, 'maybe', 'no', 'yes'; this program mod",
+        ),
+        (
+            {"train/t.csv": "x,y\n1,yes\n2,no\n3,NA\n"},
+            [],
+            "the target, column 'y', is missing in row 3; drop it first",
+        ),
+        (
+            {"train/t.csv": "x,y\n1,yes\n2,no\n"},
+            ["--positive", "si"],
+            "positive=si is no label of the target, column 'y', which are 'no' and 'yes'",
+        ),
+        (
+            {"train/t.csv": "x,y\n1,yes\n2,no\n"},
+            ["--family", "poisson"],
+            "has the labels 'no' and 'yes', and family=poisson needs numbers; leave family a",
+        ),
+        ({"train/t.csv": ROWS}, ["--positive", "1"], "positive=1 is for two classes, and the tar"),
+        (
+            {"train/t.csv": YES_NO, "test/t.csv": "x,y\n1,yes\n2,perhaps\n"},
+            [],
+            "channel 'test': the target, column 'y', is 'perhaps' in row 2; the classes are",
+        ),
         ({"train/t.csv": ROWS}, ["--df", "3"], "df must be an integer of at least degree + 1 = 4"),
         ({"train/t.csv": ROWS}, ["--df", "-1"], "got df=-1"),
         ({"train/t.csv": ROWS}, ["--df", "ten"], "argument --df: invalid int value: 'ten'"),
@@ -443,6 +734,56 @@ def test_explanations_add_up(model):
     )
     body, _ = model_logic.output_fn(answer, "application/json;explain=true")
     assert json.loads(body)["scale"] == "response"
+
+
+def ask(table, model, accept="application/json"):
+    body, _ = model_logic.output_fn(model_logic.predict_fn(table, model), accept)
+    return [json.loads(line) for line in body.splitlines()]
+
+
+def test_an_answer_far_from_training_carries_a_warning(model):
+    (x,) = model.terms
+    low, high = x.range
+    width = high - low
+    (answer,) = ask(payload.Table(np.array([[low - 0.99 * width], [low], [high + width]])), model)
+    assert "warnings" not in answer
+    X = np.array([[low], [1e30], [high + 1.01 * width], [low - 1.01 * width]])
+    (answer,) = ask(payload.Table(X), model)
+    (warning,) = answer["warnings"]
+    assert re.match(
+        r"far outside of the training range.*'x0' is 1e\+30 in row 1 and 2 more", warning
+    )
+    assert len(answer["prediction"]) == 4
+    lines = ask(payload.Table(X), model, "application/jsonlines; explain=true")
+    assert ["warnings" in line for line in lines] == [False, True, True, True]
+    assert lines[1]["warnings"] == [warning]
+
+
+def test_an_answer_lists_unknown_levels(run, tmp_path):
+    code, _, log = run({"train/t.csv": workers().to_csv(index=False)}, "--target", "pay")
+    assert code == 0, log
+    model = model_logic.model_fn(str(tmp_path / "model"))
+    rows = [{"age": 1e9, "job": "pilot"}, {"age": 40, "job": None}, {"age": 40, "job": "judge"}]
+    (answer,) = ask(payload.decode(json.dumps(rows), JSON), model)
+    far, unknown = answer["warnings"]
+    assert "'age' is 1e+09 in row 0" in far
+    assert unknown == "unknown in training, and so without an effect: 'job' is 'pilot' in row 0"
+    assert "warnings" not in ask(payload.decode(json.dumps(rows[1:]), JSON), model)[0]
+
+
+def test_warnings_are_worked_out_for_json_only(model, monkeypatch):
+    monkeypatch.setattr(model_logic, "warn_of_rows", lambda *_: 1 / 0)
+    for accept in ("application/x-npy", "text/csv"):
+        answer = model_logic.predict_fn(payload.Table(np.array([[1e30]])), model)
+        model_logic.output_fn(answer, accept)
+    with pytest.raises(ZeroDivisionError):
+        model_logic.output_fn(answer, "application/json")
+
+
+def test_json_by_the_line_is_answered_by_the_line(model):
+    table = model_logic.input_fn(b'{"x0": 1}\n{"x0": 2}\n', "application/json")
+    answers = ask(table, model, "*/*")
+    assert [line["prediction"] for line in answers] == model.predict([[1.0], [2.0]]).tolist()
 
 
 def test_a_prediction_that_overflows_is_the_clients_error():

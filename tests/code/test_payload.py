@@ -204,6 +204,138 @@ def test_names_what_is_wrong_with_a_header(body, content_type, message):
         payload.decode(body, content_type).select(["job", "town"])
 
 
+@pytest.mark.parametrize(
+    ("body", "rows"),
+    [
+        # Where a batch begins makes no difference.
+        (b"NA,red\n41,blue\n", [[NAN, 1], [41, 0]]),
+        (b",red\n41,blue\n", [[NAN, 1], [41, 0]]),
+        (b"null,NA\n41,blue\n", [[NAN, NAN], [41, 0]]),
+        (b"NA,NA\n41,blue\n", [[NAN, NAN], [41, 0]]),
+        (b"NA,red\n", [[NAN, 1]]),
+        (b"NA,other\n41,blue", [[NAN, -1], [41, 0]]),
+        (b"41,blue\nNA,red\n", [[41, 0], [NAN, 1]]),
+        # Names of the model are a header, wherever they stand and whatever is below.
+        (b"age,colour\nNA,red\n", [[NAN, 1]]),
+        (b"colour,age\nred,NA\n", [[NAN, 1]]),
+        (b'"age","colour"\n41,red\n', [[41, 1]]),
+    ],
+)
+def test_a_first_line_is_a_header_only_if_it_names_the_models_features(body, rows):
+    table = payload.decode(body, CSV)
+    levels = {"colour": ("blue", "red")}
+    X = table.matrix(["age", "colour"], levels, missing=True, unknown="keep")
+    np.testing.assert_array_equal(X, rows)
+
+
+def test_texts_above_numbers_are_a_row_where_the_model_does_not_name_them():
+    levels = {"zip": ("007", "E14"), "colour": ("blue", "red")}
+    X = payload.decode(b"E14,red\n007,blue\n", CSV).matrix(["zip", "colour"], levels)
+    np.testing.assert_array_equal(X, [[1, 1], [0, 0]])
+
+
+def test_names_that_are_partly_numbers_are_a_header():
+    table = payload.decode(b"2019,age,2020\n1,2,3\n", CSV)
+    np.testing.assert_array_equal(table.matrix(["age", "2019", "2020"]), [[2, 1, 3]])
+    X = payload.decode(b"0,cook,1\n", CSV).matrix(["0", "job", "1"], {"job": ["cook"]})
+    np.testing.assert_array_equal(X, [[0, 0, 1]])
+
+
+def test_numbers_that_are_the_models_names_are_neither_by_silence():
+    names = ["0", "1", "2"]
+    with pytest.raises(PayloadError, match="may hold the model's column names or a row; send"):
+        payload.decode(b"0,1,2\n5,6,7\n", CSV).matrix(names)
+    for header, rows in [("absent", [[0, 1, 2], [5, 6, 7]]), ("present", [[5, 6, 7]])]:
+        table = payload.decode(b"0,1,2\n5,6,7\n", f"text/csv; header={header}")
+        np.testing.assert_array_equal(table.matrix(names), rows)
+    np.testing.assert_array_equal(payload.decode(b"5,6,7\n", CSV).matrix(names), [[5, 6, 7]])
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b"id,b,a\nx,2,1\n", "text/csv; ignore_extra=true"),
+        (b'[{"id": "x", "a": 1, "b": 2}]', "application/json; ignore_extra=true"),
+        (b'{"id": "x", "a": 1, "b": 2}\n', "application/jsonlines; ignore_extra=True"),
+        (
+            b'{"instances": [{"id": "x", "a": 1, "b": 2}], "parameters": {"ignore_extra": true}}',
+            JSON,
+        ),
+    ],
+)
+def test_unknown_columns_may_be_ignored(body, content_type):
+    table = payload.decode(body, content_type)
+    np.testing.assert_array_equal(table.matrix(["a", "b"]), [[1, 2]])
+    assert table.parameters == {}
+    with pytest.raises(PayloadError, match="missing 'c'; the model has"):
+        table.matrix(["a", "c"])
+    plain = content_type.partition(";")[0]
+    if b"parameters" not in body:
+        with pytest.raises(PayloadError, match="unknown 'id'; the model has 'a', 'b'; ignore_ext"):
+            payload.decode(body, plain).matrix(["a", "b"])
+
+
+@pytest.mark.parametrize("content_type", ["text/csv; ignore_extra=maybe", JSON])
+def test_ignore_extra_is_true_or_false(content_type):
+    body = b'{"instances": [[1]], "parameters": {"ignore_extra": "x"}}'
+    with pytest.raises(PayloadError, match="ignore_extra must be true or false"):
+        payload.decode(body, content_type)
+
+
+CELLS = [41, 41.5, True, None, "41", " 4e1 ", "NA", "n/a", "", "true", "3"]
+
+
+@pytest.mark.parametrize("beside", [7, "NA", "7", None, True])
+@pytest.mark.parametrize("cell", CELLS, ids=repr)
+def test_a_cell_reads_the_same_whatever_else_is_in_the_batch(cell, beside):
+    def read(records, levels=None):
+        table = payload.decode(json.dumps(records), JSON)
+        return table.matrix(["x"], levels, missing=True, unknown="keep")[0, 0]
+
+    for levels in (None, {"x": ("3", "41", "true")}):
+        alone = read([{"x": cell}], levels)
+        together = read([{"x": cell}, {"x": beside}], levels)
+        np.testing.assert_array_equal(together, alone)
+    expected = {41.5: 41.5, "41": 41, " 4e1 ": 40, "NA": NAN, "n/a": NAN, "": NAN, "3": 3}
+    if cell in expected:
+        np.testing.assert_array_equal(read([{"x": cell}, {"x": beside}]), expected[cell])
+
+
+@pytest.mark.parametrize(
+    ("body", "rows"),
+    [
+        (b'{"a": 1, "b": 2.5}\n{"b": 4e-3, "a": -3}\n', [[1, 2.5], [-3, 4e-3]]),
+        (b'{"a": 1, "b": 2.5}\r\n\r\n{"b": 4e-3, "a": -3}', [[1, 2.5], [-3, 4e-3]]),
+        (b"[1, 2.5]\n[-3, 4e-3]\n", [[1, 2.5], [-3, 4e-3]]),
+    ],
+)
+def test_json_one_record_a_line_is_read(body, rows):
+    table = payload.decode(body, JSON)
+    assert table.by_line
+    np.testing.assert_array_equal(table.matrix(["a", "b"]), rows)
+    assert table.select(["a", "b"]).by_line
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"a": 1}\n{"a": }\n', "line 2: not valid JSON"),
+        (b'{"a": 1}\n{"b": 1}\n', "row 1 and row 0 differ in 'a', 'b'"),
+        (b'{"a": 1} {"a": 2}', "not valid JSON: Extra data"),
+        (b'{"a": 1},\n{"a": 2}', "not valid JSON: Extra data"),
+    ],
+)
+def test_other_json_is_not_read_by_the_line(body, message):
+    with pytest.raises(PayloadError, match=message):
+        payload.decode(body, JSON)
+
+
+def test_one_json_value_over_several_lines_is_one():
+    table = payload.decode(b'{\n"a": 1,\n"b": 2\n}\n', JSON)
+    assert not table.by_line
+    np.testing.assert_array_equal(table.matrix(["a", "b"]), [[1, 2]])
+
+
 def test_refuses_a_header_parameter_that_says_nothing():
     with pytest.raises(PayloadError, match="send header=present or header=absent") as refusal:
         payload.decode(b"1,2\n", "text/csv; header=yes")
@@ -258,7 +390,6 @@ def test_a_single_record_is_one_row():
         (b"1,2\n3\n", CSV, "line 2 has 1 cells where 2 are expected"),
         (b"1,2\n3,4,5\n", CSV, "line 2 has 3 cells where 2 are expected"),
         (b"a,b\n1,2,3\n", CSV, "the header has 2 cells, the rows 3"),
-        (b"a,b,a\n1,2,3\n", CSV, "two columns are named 'a'"),
         (b"1," + b"x" * 200_000, CSV, "not comma-separated"),
         (b"x,y\n" + b"x" * 200_000, CSV, "not comma-separated"),
         (b"a,x\ny\n", CSV, "line 2 has 1 cells where 2 are expected"),
@@ -353,8 +484,16 @@ def test_refuses_charsets_that_are_unknown_or_no_text(charset):
         (b"1,2\n\n3,x\n", CSV, "line 3, column 'b': 'x' is not a number"),
         (b"1,x\n", CSV, "line 1, column 'b': 'x' is not a number"),
         (b"1,1_0\n", CSV, "'1_0' is not a number"),
-        (b"1;2\n3;4\n", CSV, "got 1 columns where the model has 2: a, b"),
-        (b'[["1", 1]]', JSON, "row 0, 'a': '1' is not a number"),
+        (
+            b"1;2\n3;4\n",
+            CSV,
+            "got 1 columns where the model has 2: a, b; the cells seem to be sep",
+        ),
+        (b"a,b,a\n1,2,3\n", CSV, "two columns are named 'a'"),
+        (b"u,v\n1,2\n", CSV, "line 1, column 'a': 'u' is not a number; if the first line is a"),
+        (b"a,b,id\n1,2,3\n", CSV, "unknown 'id'; the model has 'a', 'b'; ignore_extra=true in"),
+        (b"1\t2\n", CSV, "model has 2: a, b; the cells seem to be separated by tabs, send commas"),
+        (b'[["1_0", 1]]', JSON, "row 0, 'a': '1_0' is not a number"),
         (b'[1, "x"]', JSON, "row 0, 'b': 'x' is not a number"),
         (b'[[1, 2], [null, "3"], [0, "x"]]', JSON, "row 2, 'b': 'x' is not a number"),
         (b'{"b": 1, "a": "x"}', JSON, "row 0, 'a': 'x' is not a number"),

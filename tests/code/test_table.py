@@ -1,3 +1,4 @@
+import functools
 import json
 import time
 
@@ -8,6 +9,7 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 import payload
+from gam_model.dates import read_iso, recognize
 from table import PayloadError, Table
 
 NAN = float("nan")
@@ -153,6 +155,53 @@ def test_an_empty_column_of_text_is_missing_numbers():
     np.testing.assert_array_equal(X, [[0, NAN]])
 
 
+DATES = {"when": functools.partial(read_iso, unit="date")}
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b'[{"when": "2024-05-01T12:00:00Z", "x": 1}, {"when": null, "x": 2}]', payload.JSON),
+        (b'{"when": "2024-05-01 14:00+02:00", "x": 1}\n{"x": 2, "when": ""}', payload.JSONLINES),
+        (b"when,x\n2024-05-01T12:00:00.000Z,1\n,2\n", payload.CSV),
+        (b"2024-05-01T12:00,1\nNA,2\n", payload.CSV),
+    ],
+)
+def test_a_date_is_read_from_text(body, content_type):
+    X = payload.decode(body, content_type).matrix(["when", "x"], missing=["when"], dates=DATES)
+    np.testing.assert_array_equal(X, [[19844.5, 1], [NAN, 2]])
+
+
+@pytest.mark.parametrize("cell", ["soon", "01/05/2024", "2024-02-30", 2024, 19844.5, True])
+def test_what_is_not_a_date_is_named(cell):
+    body = json.dumps([{"when": "2024-05-01", "x": 1}, {"when": cell, "x": 1}]).encode()
+    with pytest.raises(PayloadError, match=r"^row 1, 'when': .* is not a date in ISO 8601, such"):
+        payload.decode(body, payload.JSON).matrix(["when", "x"], dates=DATES)
+    lines = f"when,x\n2024-05-01,1\n{cell},1\n".encode()
+    with pytest.raises(
+        PayloadError, match=r"^line 3, column 'when': .* is not a date in ISO 8601"
+    ):
+        payload.decode(lines, payload.CSV).matrix(["when", "x"], dates=DATES)
+
+
+def test_numbers_are_no_dates_in_any_format():
+    with pytest.raises(PayloadError, match=r"^row 0, 'when': 19844 is not a date in ISO 8601"):
+        Table(np.array([[19844.0, 1.0]])).matrix(["when", "x"], dates=DATES)
+
+
+def test_a_missing_date_is_refused_unless_it_may_be():
+    table = payload.decode(b'[{"when": null, "x": 1}]', payload.JSON)
+    with pytest.raises(PayloadError, match="row 0, 'when' is missing; send text in ISO 8601"):
+        table.matrix(["when", "x"], dates=DATES)
+
+
+@pytest.mark.parametrize("cell", ["c017", 7, None, 1e400, "2024-05-01", ""])
+def test_a_feature_that_is_not_used_may_be_anything(cell):
+    body = json.dumps({"id": cell, "x": 1}).encode()
+    X = payload.decode(body, payload.JSON).matrix(["x", "id"], unused=["id"])
+    np.testing.assert_array_equal(X, [[1, 0]])
+
+
 cells = st.none() | st.sampled_from(["1", "2.50", "x", " y ", "", "true", "nan", "-3", "1e2"])
 
 
@@ -196,13 +245,35 @@ def test_ten_thousand_rows_of_text_are_quick():
 # ---------------------------------------------------------------- frames
 
 
-def test_a_frame_has_sorted_categories():
+def test_a_frame_has_numbers_and_text():
     frame = PEOPLE.frame()
     assert list(frame) == ["age", "job", "rooms"]
-    assert frame.dtypes[["age", "rooms"]].tolist() == [np.float64, np.float64]
-    assert frame["job"].cat.categories.tolist() == ["clerk", "smith"]
-    assert frame["job"].cat.codes.tolist() == [0, 1, -1]
+    assert frame.dtypes.tolist() == [np.float64, object, np.float64]
+    assert frame["job"].tolist() == ["clerk", "smith", None]
     np.testing.assert_array_equal(frame["age"], [30, NAN, 50])
+
+
+def test_a_frame_has_the_categories_that_are_asked_for():
+    frame = PEOPLE.frame(categories=["job", "rooms"])
+    assert frame["job"].cat.categories.tolist() == ["clerk", "smith"]
+    assert frame["rooms"].cat.categories.tolist() == [1, 3]
+    with pytest.raises(PayloadError, match=r"there is no column 'town' .* are 'age', 'job'"):
+        PEOPLE.frame(categories=["town"])
+
+
+@pytest.mark.parametrize("missing", [None, "", "NA"])
+def test_a_frame_has_dates_where_all_text_is_that(missing):
+    texts = ["2024-05-01T14:00:00+02:00", missing, "2024-05-02"]
+    table = Table.of_columns([texts, ["P1D", "PT6H", None], ["2024-05-01", "soon", None]])
+    frame = table.frame(recognize=recognize)
+    assert frame["x0"].tolist() == [
+        pd.Timestamp("2024-05-01 12:00"),
+        pd.NaT,
+        pd.Timestamp("2024-05-02"),
+    ]
+    assert frame["x1"].tolist()[:2] == [pd.Timedelta(days=1), pd.Timedelta(hours=6)]
+    assert frame["x2"].tolist() == ["2024-05-01", "soon", None]
+    assert table.frame(["x0"], recognize)["x0"].dtype == "category"
 
 
 def test_a_frame_without_names_is_numbered():
@@ -213,7 +284,7 @@ def test_a_frame_without_names_is_numbered():
 def test_a_frame_takes_an_ambiguous_first_line_for_names():
     frame = payload.parse_csv("job,town\nclerk,Rome\n").frame()
     pd.testing.assert_frame_equal(
-        frame, pd.DataFrame({"job": ["clerk"], "town": ["Rome"]}, dtype="category")
+        frame, pd.DataFrame({"job": ["clerk"], "town": ["Rome"]}, dtype=object)
     )
 
 

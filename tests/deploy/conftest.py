@@ -8,14 +8,38 @@ import pytest
 LAMBDA = Path(__file__).parents[2] / "deploy" / "lambda"
 
 
-def make_event(version: int, body=b"", *, method="POST", path="/invocations", **headers: str):
-    """An HTTP event as AWS documents it, of API Gateway's version 1 or 2; bytes go as base64."""
+def make_event(version, body=b"", *, method="POST", path="/invocations", **headers: str):
+    """An HTTP event as AWS documents it; bytes go as base64.
+
+    Of API Gateway's version 1 or 2, or of a load balancer: "alb" with single headers, "albs" with
+    multi-value headers, which are then the only ones.
+    """
     is_binary = isinstance(body, bytes)
     shared = {
         "headers": {name.replace("_", "-"): value for name, value in headers.items()},
         "body": (base64.b64encode(body).decode() if is_binary else body) or None,
         "isBase64Encoded": is_binary,
     }
+    if version in ("alb", "albs"):
+        group = (
+            "arn:aws:elasticloadbalancing:eu-west-1:123456789012:targetgroup/credit/6d0ecf831eec"
+        )
+        lower = {name.lower(): value for name, value in shared.pop("headers").items()}
+        lower["x-forwarded-proto"] = "https"
+        single, multiple = (
+            ("headers", "queryStringParameters"),
+            ("multiValueHeaders", "multiValueQueryStringParameters"),
+        )
+        names, query = single if version == "alb" else multiple
+        return {
+            "requestContext": {"elb": {"targetGroupArn": group}},
+            "httpMethod": method,
+            "path": path,
+            query: {},
+            names: lower if version == "alb" else {k: [v] for k, v in lower.items()},
+            **shared,
+            "body": shared["body"] or "",
+        }
     if version == 1:
         return {
             "resource": "/{proxy+}",

@@ -140,7 +140,12 @@ def start(tmp_path_factory):
         pytest.skip("awslambdaric is not installed")
 
     @contextmanager
-    def start(folder, program="credit_logic.py", runner=(sys.executable, "-m", "awslambdaric")):
+    def start(
+        folder,
+        program="credit_logic.py",
+        runner=(sys.executable, "-m", "awslambdaric"),
+        **variables: str,
+    ):
         log = tmp_path_factory.mktemp("log") / "log"
         environ = {
             "PATH": os.environ["PATH"],
@@ -150,6 +155,7 @@ def start(tmp_path_factory):
             "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_NUM_THREADS": "1",
             "SAGEMAKER_PROGRAM": program,
+            **variables,
         }
         with RuntimeApi() as api:
             threading.Thread(target=api.serve_forever, daemon=True).start()
@@ -197,13 +203,16 @@ def endpoint(serve, job):
 # ---------------------------------------------------------------- the container image's way
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, "alb", "albs"])
 def test_answers_as_the_endpoint_does(invoke, endpoint, event, body_of, rows, version):
     body = json.dumps(rows[:3])
     expected = endpoint.invoke(body, JSON)
     answer = invoke(event(version, body, Content_Type=JSON))
     assert answer["statusCode"] == expected.status == 200
-    assert answer["headers"] == {"Content-Type": JSON}
+    if version == "albs":
+        assert answer["multiValueHeaders"] == {"Content-Type": [JSON]}
+    else:
+        assert answer["headers"] == {"Content-Type": JSON}
     assert answer["isBase64Encoded"] is False
     assert body_of(answer) == expected.body
     assert expected.json.keys() == {"prediction", "shap_base", "shap_values", "scale"}
@@ -273,10 +282,37 @@ def test_unknown_types_and_paths_are_refused_as_the_endpoint_does(
             assert body_of(answer) == expected.body
 
 
-def test_the_stage_is_no_part_of_the_path(invoke, event, rows):
-    staged = event(2, json.dumps(rows[:1]), path="/prod/invocations")
-    staged["requestContext"]["stage"] = "prod"
-    assert invoke(staged)["statusCode"] == 200
+@pytest.mark.parametrize("version", [1, 2, "alb", "albs"])
+@pytest.mark.parametrize("before", ["", "/prod", "/v1/credit", "/"])
+@pytest.mark.parametrize("after", ["", "/"])
+def test_stages_base_paths_and_slashes_are_no_part_of_the_path(
+    invoke, event, rows, version, before, after
+):
+    for method, path in (("GET", "/ping"), ("POST", "/invocations")):
+        sent = event(version, json.dumps(rows[:1]), method=method, path=before + path + after)
+        assert invoke(sent)["statusCode"] == 200
+
+
+def test_a_direct_invocation_with_a_body_is_answered(invoke, endpoint, body_of, rows):
+    expected = endpoint.invoke(json.dumps(rows[:2]), JSON).body
+    for sent in ({"body": json.dumps(rows[:2])}, {"body": rows[:2]}, {"instances": rows[:2]}):
+        answer = invoke(sent)
+        assert (answer["statusCode"], body_of(answer)) == (200, expected)
+    line = ",".join("" if value is None else str(value) for value in rows[0].values())
+    assert body_of(invoke({"data": line})) == endpoint.invoke(line, CSV, JSON).body
+
+
+def test_pages_of_other_origins_are_answered_where_that_is_set(start, lay_out, event, rows):
+    with start(lay_out(), CORS_ORIGINS="https://shop.example") as (api, log, _):
+        origin = {"Origin": "https://shop.example"}
+        _, preflight = api.ask(event(2, method="OPTIONS", **origin))
+        _, answer = api.ask(event(2, json.dumps(rows[:1]), **origin))
+        _, refused = api.ask(event(2, "?", path="/nothing", **origin))
+        lines = [line for line in log.read_text().splitlines() if '"method"' in line]
+    assert [a["statusCode"] for a in (preflight, answer, refused)] == [204, 200, 404]
+    for one in (preflight, answer, refused):
+        assert one["headers"]["Access-Control-Allow-Origin"] == "https://shop.example"
+    assert len(lines) == 3
 
 
 @pytest.mark.parametrize("accept", [JSON, "application/json; explain=false", CSV, NPY])
@@ -472,6 +508,34 @@ def test_zappas_handler_answers_both_versions(package, event, body_of, endpoint,
         assert body_of(refused) == endpoint.invoke(bad, JSON).body
         assert binary["isBase64Encoded"] is True
         assert body_of(binary) == endpoint.invoke(stream.getvalue(), NPY, NPY).body
+
+
+def refuse_model(folder, archive) -> str:
+    """Run `make lambda-model` on an archive that it is to refuse; return its last lines."""
+    done = subprocess.run(
+        ["make", "lambda-model", f"LAMBDA={folder / 'lambda'}", f"MODEL={archive}"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 2, done.stdout
+    assert not (folder / "lambda").exists()  # so that nothing goes on from there
+    return done.stdout
+
+
+def test_a_model_that_will_not_start_is_refused_at_build(job, tmp_path):
+    # As of a forest too deep for tables: only shap explains it, and the package has none.
+    with tarfile.open(tmp_path / "deep.tar.gz", "w:gz") as archive:
+        for name in ("model.json", "model.joblib"):
+            archive.add(job.model_dir / name, name)
+    said = refuse_model(tmp_path, tmp_path / "deep.tar.gz")
+    assert "No module named 'joblib'" in said
+    assert f"{tmp_path / 'deep.tar.gz'} does not start inside Lambda" in said
+    assert "a forest too deep for the tables" in said
+    with tarfile.open(tmp_path / "none.tar.gz", "w:gz") as archive:
+        archive.add(job.model_dir / "model.joblib", "model.joblib")
+    assert "model.json" in refuse_model(tmp_path, tmp_path / "none.tar.gz")
 
 
 def test_make_says_what_comes_first(tmp_path):

@@ -22,16 +22,20 @@ LAMBDA = Path(__file__).parents[2] / "deploy" / "lambda"
 JSON, NPY = "application/json", "application/x-npy"
 
 
+ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
+
+
 class Runtime:
     """What reached SageMaker's runtime, and what it answers next."""
 
     def __init__(self):
-        self.calls = []
+        self.calls, self.attributes = [], []
         self.reply = (200, {"Content-Type": JSON}, '{"prediction": [0.25]}')
 
     def answer(self, response):
         accept, kind = response.headers.get("Accept"), response.headers.get("Content-Type")
         self.calls.append((response.path, kind, accept, response.body))
+        self.attributes.append(response.headers.get(ATTRIBUTES))
         return self.reply() if callable(self.reply) else self.reply
 
     def fail(self, status, code, **members):
@@ -85,6 +89,130 @@ def test_passes_bytes_through_both_ways(handler, runtime, event, body_of, versio
     assert answer["headers"] == {"Content-Type": NPY}
     assert body_of(answer) == returned
     assert runtime.calls == [("/endpoints/credit/invocations", NPY, NPY, sent)]
+
+
+@pytest.mark.parametrize("version", ["alb", "albs"])
+def test_a_load_balancer_has_its_headers_read_and_answered(handler, runtime, event, version):
+    accept = "application/json; explain=false"
+    answer = handler(event(version, "age\n41\n", Content_Type="text/csv", Accept=accept), None)
+    assert runtime.calls == [("/endpoints/credit/invocations", "text/csv", accept, b"age\n41\n")]
+    single, multiple = {"Content-Type": JSON}, {"Content-Type": [JSON]}
+    sent = {"headers": single} if version == "alb" else {"multiValueHeaders": multiple}
+    assert (
+        answer
+        == {
+            "statusCode": 200,
+            "isBase64Encoded": False,
+            "body": '{"prediction": [0.25]}',
+        }
+        | sent
+    )
+    refused = handler(event(version, method="PUT"), None)
+    assert refused["statusCode"] == 405
+    assert refused.keys() == answer.keys()
+
+
+def test_a_header_that_came_twice_is_read_whole(handler, runtime, event):
+    sent = event(1, "[]")
+    sent["headers"], sent["multiValueHeaders"] = {"Accept": NPY}, {"Accept": ["text/csv", NPY]}
+    assert handler(sent, None)["statusCode"] == 200
+    assert runtime.calls[0][2] == f"text/csv, {NPY}"
+
+
+@pytest.mark.parametrize(
+    ("sent", "kind", "body"),
+    [
+        ({"body": "[[41]]"}, JSON, b"[[41]]"),
+        ({"body": [[41]]}, JSON, b"[[41]]"),
+        ({"body": {"instances": [[41]]}}, JSON, b'{"instances": [[41]]}'),
+        ({"body": "41\n", "headers": {"Content-Type": "text/csv"}}, "text/csv", b"41\n"),
+        ({"body": "NDE=", "isBase64Encoded": True}, JSON, b"41"),
+        ({"data": "13.49,22.3"}, "text/csv", b"13.49,22.3"),
+        ({"instances": [[41]]}, JSON, b'{"instances": [[41]]}'),
+    ],
+)
+def test_a_direct_invocation_with_a_body_is_a_request(handler, runtime, sent, kind, body):
+    answer = handler(sent, None)
+    assert (answer["statusCode"], answer["body"]) == (200, '{"prediction": [0.25]}')
+    [(_, *received)] = runtime.calls
+    assert received == [kind, None, body]
+
+
+@pytest.mark.parametrize("version", [1, 2, "albs"])
+def test_custom_attributes_go_both_ways(handler, runtime, event, version):
+    runtime.reply = (200, {"Content-Type": JSON, ATTRIBUTES: "trace=b"}, "[]")
+    sent = event(version, "[]", X_Amzn_SageMaker_Custom_Attributes="trace=a")
+    answer = handler(sent, None)
+    assert runtime.attributes == ["trace=a"]
+    headers = answer.get("headers") or answer["multiValueHeaders"]
+    assert headers[ATTRIBUTES] in ("trace=b", ["trace=b"])
+    runtime.reply = (200, {"Content-Type": JSON}, "[]")
+    assert ATTRIBUTES not in handler(event(2, "[]"), None)["headers"]
+    assert runtime.attributes[1] is None
+
+
+@pytest.mark.parametrize("value", ["a\tb", "à", "a\x85", "a\r\nX-Evil: 1", "a" * 1025])
+def test_custom_attributes_that_sagemaker_refuses_are_a_bad_request(
+    handler, runtime, event, error_of, value
+):
+    answer = handler(event(2, "[]", X_Amzn_SageMaker_Custom_Attributes=value), None)
+    assert answer["statusCode"] == 400
+    assert ATTRIBUTES in error_of(answer)["message"]
+    assert runtime.calls == []
+
+
+class TestCors:
+    SHOP = "https://shop.example"
+
+    @pytest.fixture
+    def handler(self, runtime, lambda_path, monkeypatch):
+        monkeypatch.setenv("ENDPOINT_NAME", "credit")
+        monkeypatch.setenv("CORS_ORIGINS", f"https://other.example, {self.SHOP}")
+        return importlib.import_module("forward").handler
+
+    @pytest.mark.parametrize("version", [1, 2, "alb"])
+    def test_a_preflight_is_answered_and_so_is_what_follows(
+        self, handler, runtime, event, version
+    ):
+        asked = {
+            "Origin": self.SHOP,
+            "Access_Control_Request_Method": "POST",
+            "Access_Control_Request_Headers": "content-type",
+        }
+        answer = handler(event(version, method="OPTIONS", **asked), None)
+        assert (answer["statusCode"], answer["body"]) == (204, "")
+        headers = answer["headers"]
+        assert headers["Access-Control-Allow-Origin"] == self.SHOP
+        assert "POST" in headers["Access-Control-Allow-Methods"]
+        assert {"Content-Type", "Accept", "Authorization"} <= set(
+            headers["Access-Control-Allow-Headers"].split(", ")
+        )
+        assert runtime.calls == []
+        for body, status in (("[]", 200), ("?", 400)):
+            if status == 400:
+                runtime.fail(424, "ModelError", OriginalStatusCode=400, OriginalMessage="no")
+            answer = handler(event(version, body, Origin=self.SHOP), None)
+            assert answer["statusCode"] == status
+            assert answer["headers"]["Access-Control-Allow-Origin"] == self.SHOP
+            assert answer["headers"]["Vary"] == "Origin"
+
+    def test_a_stranger_gets_no_leave(self, handler, event):
+        for method in ("OPTIONS", "POST"):
+            answer = handler(event(2, "[]", method=method, Origin="https://evil.example"), None)
+            assert "Access-Control-Allow-Origin" not in answer["headers"]
+
+    def test_a_star_is_for_all(self, runtime, lambda_path, monkeypatch, event):
+        monkeypatch.setenv("ENDPOINT_NAME", "credit")
+        monkeypatch.setenv("CORS_ORIGINS", "*")
+        answer = importlib.import_module("forward").handler(event(2, "[]", Origin="null"), None)
+        assert answer["headers"]["Access-Control-Allow-Origin"] == "*"
+
+
+def test_without_settings_no_origin_is_let_in(handler, event):
+    preflight = handler(event(2, method="OPTIONS", Origin="https://shop.example"), None)
+    assert (preflight["statusCode"], preflight["headers"]["Allow"]) == (405, "POST")
+    answer = handler(event(2, "[]", Origin="https://shop.example"), None)
+    assert answer["headers"] == {"Content-Type": JSON}
 
 
 def test_without_headers_it_is_json_and_the_endpoint_chooses(handler, runtime, event):
@@ -187,7 +315,24 @@ def test_a_bad_request_never_reaches_the_endpoint(
     assert runtime.calls == []
 
 
-@pytest.mark.parametrize("other", [{}, {"Records": []}, {"version": "2.0"}, {"age": 41}])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {},
+        {"Records": []},
+        {"version": "2.0"},
+        {"version": "0", "detail": {}},
+        {"age": 41},
+        {"data": {"age": 41}},
+        {"body": "[]", "headers": ["a"]},
+        {"body": "[]", "headers": {"accept": 1}},
+        {"httpMethod": "POST", "path": None, "body": "[]"},
+        {"httpMethod": "POST", "path": "/invocations", "body": [1]},
+        [[41]],
+        "[[41]]",
+        None,
+    ],
+)
 def test_another_kind_of_event_is_named(handler, error_of, other):
     answer = handler(other, None)
     assert answer["statusCode"] == 400
@@ -231,7 +376,8 @@ def test_cfn_lint_finds_nothing():
 def test_the_role_may_invoke_one_endpoint_and_write_its_own_log(template):
     resources = template["Resources"]
     role = resources["Role"]["Properties"]
-    assert role.keys() == {"AssumeRolePolicyDocument", "Policies"}  # nothing managed by others
+    assert role.keys() == {"AssumeRolePolicyDocument", "Policies", "PermissionsBoundary"}
+    assert role["PermissionsBoundary"]["Sub"].endswith(":policy/lambda-forward-boundary")
     [invoke, log] = [
         statement
         for policy in role["Policies"]
@@ -241,7 +387,21 @@ def test_the_role_may_invoke_one_endpoint_and_write_its_own_log(template):
     assert invoke["Resource"]["Sub"].endswith(":${AWS::AccountId}:endpoint/${EndpointName}")
     assert log["Action"] == ["logs:CreateLogStream", "logs:PutLogEvents"]
     assert log["Resource"] == {"GetAtt": "Log.Arn"}
+    boundary = json.loads((LAMBDA.parent / "iam" / "lambda-forward-boundary.json").read_text())
+    assert [s["Action"] for s in boundary["Statement"]] == [invoke["Action"], log["Action"]]
     assert resources["Function"]["Properties"]["Role"] == {"GetAtt": "Role.Arn"}
+
+
+def test_a_browser_may_call_the_api_from_the_origins_named(template):
+    resources = template["Resources"]
+    condition, cors, nothing = resources["Api"]["Properties"]["CorsConfiguration"]["If"]
+    assert template["Parameters"]["AllowOrigins"]["Default"] == ""
+    assert condition.value in template["Conditions"]
+    settings = {key.value: value for key, value in cors.value}
+    assert settings["AllowOrigins"].value == "AllowOrigins"
+    assert [method.value for method in settings["AllowMethods"].value] == ["POST"]
+    assert {"content-type", "accept"} <= {name.value for name in settings["AllowHeaders"].value}
+    assert nothing.value == "AWS::NoValue"
 
 
 def test_the_template_names_what_is_there(template, handler):

@@ -1,6 +1,10 @@
 """scikit-learn's manners, and data on which a plain GLMGam breaks."""
 
+import contextlib
+import pickle
 import re
+import threading
+import time
 
 import numpy as np
 import pandas as pd
@@ -16,6 +20,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from gam_model import GAMClassifier, GAMRegressor
 
 
+# One of the checks fits 15 rows of 30 columns, many fit blobs that lie apart.
+@pytest.mark.filterwarnings("ignore:.* rows cannot tell the slopes of 30 columns apart")
+@pytest.mark.filterwarnings("ignore:y is separated by")
 @parametrize_with_checks([GAMRegressor(), GAMRegressor(alpha=1.0), GAMClassifier()])
 def test_scikit_learn(estimator, check):
     check(estimator)
@@ -58,6 +65,12 @@ class TestParameters:
         with pytest.raises(ValueError, match=exactly(message)):
             GAMRegressor(extrapolate=extrapolate).fit(*gauss3)
 
+    @pytest.mark.parametrize("verbose", [-1, None, "1", 0.5])
+    def test_verbose(self, gauss3, verbose):
+        message = f"verbose must be 0 or a positive integer, got {verbose!r}"
+        with pytest.raises(ValueError, match=exactly(message)):
+            GAMRegressor(verbose=verbose).fit(*gauss3)
+
     def test_numpy_scalars_are_numbers(self, gauss3):
         X, y = gauss3
         gam = GAMRegressor(df=np.int64(20), alpha=np.float32(0.5), degree=np.int32(2))
@@ -67,9 +80,50 @@ class TestParameters:
     def test_constructor_only_stores(self):
         odd = {"df": "many", "alpha": object(), "degree": None, "extrapolate": 3}
         odd |= {"family": 1, "link": 2, "criterion": 3, "solver": object()}
-        odd |= {"categorical_features": 4}
+        odd |= {"categorical_features": 4, "weighting": 5, "warp": 6, "verbose": "very"}
         assert clone(GAMRegressor(**odd), safe=False).get_params().keys() == odd.keys()
         assert GAMRegressor(**odd).get_params() == odd
+
+
+class TestProgress:
+    @pytest.fixture
+    def slow(self, monkeypatch):
+        """Chunks that take their time, and a fit that takes note of it."""
+        monkeypatch.setattr("gam_model._progress.EVERY", 0.02)
+
+        class Slow:
+            def __iter__(self):
+                x = np.random.default_rng(0).normal(size=(300, 1))
+                for k in (0, 100, 200):
+                    time.sleep(0.05)
+                    yield x[k : k + 100], x[k : k + 100, 0] > x[99::-1, 0]
+
+        return Slow()
+
+    @pytest.mark.parametrize("verbose", [1, True, 2])
+    def test_a_long_fit_says_how_far_it_is(self, slow, capsys, verbose):
+        gam = GAMClassifier(verbose=verbose).fit_chunks(slow)
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) > 5
+        assert any(re.fullmatch(r"GAMClassifier: \d+ s, chunk 1", line) for line in lines)
+        last = r"GAMClassifier: \d+ s, chunk [123], step \d+, deviance [\d.]+, .*"
+        assert re.fullmatch(last, lines[-1])
+        assert pickle.loads(pickle.dumps(gam)).verbose == verbose
+        time.sleep(0.1)
+        assert capsys.readouterr().out == ""
+
+    def test_otherwise_it_is_silent(self, slow, capsys, gauss3, monkeypatch):
+        GAMClassifier().fit_chunks(slow)
+        assert capsys.readouterr().out == ""
+        monkeypatch.undo()  # five seconds again
+        GAMRegressor(verbose=1).fit(*gauss3)
+        assert capsys.readouterr().out == ""
+
+    def test_no_thread_is_left_by_a_fit_that_fails(self, slow):
+        before = threading.active_count()
+        with pytest.raises(ValueError, match="two classes"):
+            GAMClassifier(verbose=1).fit([[0.0], [1.0]], [1, 1])
+        assert threading.active_count() == before
 
 
 class TestTables:
@@ -164,13 +218,21 @@ class TestTiedColumns:
         gam = GAMRegressor(df=20, alpha=1e-3).fit(x[:, None], y)
         (term,) = gam.terms_.terms
         assert np.diff(term.knots[3:-3]).min() > 1e-8 * np.ptp(x)
-        assert len(term.coef) < 20
+        assert len(term.coef) == min(20, len(np.unique(np.round(x, 9))))
         assert gam.score(x[:, None], x**2) > 0.99 * np.corrcoef(y, x**2)[0, 1] ** 2
 
     def test_df_beyond_the_distinct_values_is_that_many(self):
         x = np.repeat(np.arange(7.0), 20)[:, None]
         (term,) = GAMRegressor(df=50).fit(x, x[:, 0] ** 2).terms_.terms
         assert len(term.coef) == 7
+
+
+def few_rows(n, n_lines):
+    """Expect a warning if there are no more rows than straight lines and an intercept."""
+    if n > n_lines + 1:
+        return contextlib.nullcontext()
+    message = f"^{n} rows cannot tell the slopes of {n_lines} columns apart, so these are drawn"
+    return pytest.warns(UserWarning, match=message)
 
 
 class TestExactFits:
@@ -188,11 +250,12 @@ class TestExactFits:
         gam.summary().as_text()
 
     @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
-    @pytest.mark.parametrize("n", [2, 3, 8, 40])
+    @pytest.mark.parametrize("n", [2, 3, 7, 8, 40])
     def test_fewer_rows_than_splines(self, n, scale):
         rng = np.random.default_rng(n)
         X, y = rng.normal(size=(n, 6)), rng.normal(size=n) * scale
-        gam = GAMRegressor().fit(X, y)
+        with few_rows(n, n_lines=6):
+            gam = GAMRegressor().fit(X, y)
         assert np.isfinite(gam.predict(X)).all()
         assert gam.score(X, y) > 0
         gam.summary().as_text()

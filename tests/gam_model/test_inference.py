@@ -1,11 +1,21 @@
 """Intervals cover, tests find what is there, and both are mgcv's."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
+from scipy import stats
 
-from gam_model import GAMClassifier, GAMRegressor
+from gam_model import GAMClassifier, GAMRegressor, _inference
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+
+def load(name):
+    return json.loads((GOLDENS / f"{name}.json").read_text())
 
 
 def simulate(family, seed, n=400):
@@ -68,6 +78,101 @@ def test_p_values_of_a_null_term_are_uniform():
     # 200 draws: an sd of .015 about .05, and of .035 about .5.
     assert 0.005 < np.mean(np.array(p_values) < 0.05) < 0.11
     assert 0.37 < np.mean(np.array(p_values) < 0.5) < 0.63
+
+
+def draw_levels(seed, sd, n=400, n_levels=20, family="gaussian"):
+    """Draw a column of text of which eta is a random effect, and y."""
+    rng = np.random.default_rng(seed)
+    level = rng.choice(n_levels, size=n, p=rng.dirichlet(np.full(n_levels, 3.0)))
+    eta = rng.normal(scale=sd, size=n_levels)[level]
+    X = pd.DataFrame({"level": [f"l{k}" for k in level]})
+    if family == "gaussian":
+        return X, eta + rng.normal(size=n)
+    if family == "poisson":
+        return X, rng.poisson(np.exp(eta)).astype(float)
+    return X, rng.binomial(1, 1 / (1 + np.exp(-eta))).astype(float)
+
+
+class TestEffects:
+    """A column of text is tested as a random effect."""
+
+    # The figures of the smooth term differ in the same digits: smoothing parameters of the
+    # families other than gaussian are mgcv's but roughly; see test_smoothing.
+    @pytest.mark.parametrize(
+        ("name", "tolerance"),
+        [
+            ("levels_gaussian", 1e-3),
+            ("levels_nested", 1e-3),
+            ("levels_crossed", 0.1),
+            ("levels_binary", 0.1),
+        ],
+    )
+    def test_is_mgcvs(self, name, tolerance):
+        golden = load(name)
+        data = pd.DataFrame(golden["data"])
+        gam = GAMRegressor(df=golden["k"], family=golden["family"])
+        frame = gam.fit(data[golden["features"]], data["y"]).summary_frame()
+        assert_allclose(frame["ref_df"], golden["ref_df"], rtol=tolerance)
+        # Of effects without variance the statistic goes to 0 with the variance's estimate.
+        there = np.array(golden["edf"]) > 1e-3
+        assert_allclose(
+            frame["statistic"][there], np.array(golden["statistic"])[there], rtol=tolerance
+        )
+        assert_allclose(frame["p_value"], golden["p_value"], rtol=tolerance, atol=1e-6)
+
+    @pytest.mark.parametrize("family", ["gaussian", "poisson", "binomial"])
+    def test_p_values_are_uniform_where_nothing_is(self, family):
+        p_values = []
+        for seed in range(400):
+            X, y = draw_levels(seed, 0.0, family=family)
+            p_values.append(
+                GAMRegressor(family=family).fit(X, y).summary_frame()["p_value"].item()
+            )
+        # 400 draws: an sd of .011 about .05, and of .025 about .5.
+        assert 0.017 < np.mean(np.array(p_values) < 0.05) < 0.083
+        assert 0.425 < np.mean(np.array(p_values) < 0.5) < 0.575
+
+    def test_finds_what_an_analysis_of_variance_finds(self):
+        found = []
+        for seed in range(200):
+            X, y = draw_levels(seed, 0.25)
+            groups = [y[X["level"] == level] for level in X["level"].unique()]
+            ours = GAMRegressor().fit(X, y).summary_frame()["p_value"]["level"]
+            found.append((ours < 0.05, stats.f_oneway(*groups).pvalue < 0.05))
+        ours, theirs = np.mean(found, axis=0)
+        assert ours > 0.7
+        assert ours > theirs - 0.03
+
+    @pytest.mark.parametrize("family", ["gaussian", "poisson"])
+    def test_many_levels_by_moments(self, family, monkeypatch):
+        X, y = draw_levels(0, 0.17, n=1500, n_levels=300, family=family)
+        exact = GAMRegressor(family=family).fit(X, y).summary_frame().loc["level"]
+        monkeypatch.setattr(_inference, "_FEW_EFFECTS", 10)
+        near = GAMRegressor(family=family).fit(X, y).summary_frame().loc["level"]
+        assert 1e-6 < exact["p_value"] < 1e-2
+        assert near["p_value"] == pytest.approx(exact["p_value"], rel=0.2)
+        assert near["statistic"] == pytest.approx(exact["statistic"])
+
+    def test_missing_cells_of_a_constant_column(self):
+        rng = np.random.default_rng(0)
+        x = np.where(rng.random(500) < 0.3, np.nan, 1.0)
+        y = 0.2 * np.isnan(x) + rng.normal(size=500)
+        ours = GAMRegressor().fit(x[:, None], y).summary_frame().loc["x0"]
+        assert ours["ref_df"] == 1
+        theirs = stats.ttest_ind(y[np.isnan(x)], y[~np.isnan(x)]).pvalue
+        assert ours["p_value"] == pytest.approx(theirs, rel=0.05)
+
+    @pytest.mark.parametrize("alpha", [1e-6, 1e12])
+    def test_whatever_the_penalty(self, alpha):
+        X, y = draw_levels(0, 0.25)
+        frame = GAMRegressor(alpha=alpha).fit(X, y).summary_frame()
+        groups = [y[X["level"] == level] for level in X["level"].unique()]
+        assert frame["ref_df"]["level"] == len(groups) - 1
+        if alpha < 1:  # not held back, effects are those of an analysis of variance
+            test = stats.f_oneway(*groups)
+            assert frame["statistic"]["level"] == pytest.approx(test.statistic)
+            assert frame["p_value"]["level"] == pytest.approx(test.pvalue)
+        assert 0 < frame["p_value"]["level"] < 0.05
 
 
 def test_null_deviance_knows_offsets():

@@ -139,7 +139,7 @@ class TestTerms:
         assert axes.get_xscale() == "symlog"
         assert axes.get_xlabel().startswith("logarithmic beyond ")
         x, y = find(axes, "curve").get_data()
-        assert (x[0], x[-1]) == (X["income"].min(), X["income"].max())
+        assert (x[0], x[-1]) == pytest.approx((X["income"].min(), X["income"].max()))
         rows = X.iloc[[1] * len(x)].assign(income=x)
         assert_allclose(y, gam.contributions(rows)[:, 2], atol=1e-12)
         assert plot_terms(gam, features=["age"]).axes[0].get_xscale() == "linear"

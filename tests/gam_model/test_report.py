@@ -223,3 +223,34 @@ def test_refuses(gam, table, tmp_path):
     with pytest.raises(ValueError, match="y was given without X"):
         write_report(tmp_path / "report.html", gam, y=table[1])
     assert not (tmp_path / "report.html").exists()
+
+
+def test_says_what_it_is_about(gam, tmp_path):
+    metrics = {"train": {"auc": 0.91, "log_loss": 0.2}, "test": {"auc": 0.875}}
+    about = {"data set": "wages.csv", "target": "<pay>"}
+    path = tmp_path / "report.html"
+    write_report(path, gam, name="wages_logic", metrics=metrics, about=about)
+    page = Page(path)
+    assert "GAMRegressor" not in page.text
+    assert "data setwages.csv" in page.text
+    assert "target<pay>" in page.text
+    assert ["figure", "train", "test"] in page.tables
+    assert ["auc", "0.91", "0.875"] in page.tables
+    assert ["log_loss", "0.2", ""] in page.tables
+
+
+def test_what_is_to_be_checked_comes_first(gam, tmp_path):
+    path = tmp_path / "report.html"
+    write_report(path, gam, metrics={"r2": 0.5}, checks=["<b>this</b>", "and that"])
+    source = path.read_text()
+    assert source.index("Check this") < source.index("&lt;b&gt;this") < source.index("r2")
+    write_report(path, gam, metrics={"r2": 0.5})
+    assert "Check this" not in path.read_text()
+
+
+def test_years_are_not_split(tmp_path):
+    X = np.column_stack([np.arange(1990, 2030), np.linspace(0, 123456, 40)])
+    write_report(tmp_path / "report.html", GAMRegressor(df=5).fit(X, X[:, 0]), X=X)
+    page = Page(tmp_path / "report.html")
+    assert ["x0", "1990 to 2029", "none; 0.0 % of the rows given"] in page.tables
+    assert ["x1", "0 to 123,456", "none; 0.0 % of the rows given"] in page.tables

@@ -35,7 +35,7 @@ def test_the_image_does_without_shap_and_numba(docker, build, credit):
     )
     assert size["with"] > size["without"]  # by little, since shap no longer brings numba
     script = (
-        "import sys, importlib.util as u; sys.path.insert(0, '/opt/ml/code'); import credit_logic;"
+        "import sys, importlib.util as u, credit_logic;"
         "print([n for n in ('shap', 'numba', 'llvmlite') if u.find_spec(n) or n in sys.modules])"
     )
     assert docker("run", "--rm", credit, "python3", "-c", script).stdout.strip() == "[]"

@@ -52,6 +52,7 @@ def test_says_what_sagemaker_reads(config):
         ("SAGEMAKER_PROGRAM", "model_logic.py"),
         ("SAGEMAKER_SUBMIT_DIRECTORY", "/opt/ml/code"),
         ("SAGEMAKER_TRAINING_MODULE", "model_server.training:main"),
+        ("PYTHONPATH", "/opt/program"),
     }
     label = "com.amazonaws.sagemaker.capabilities.accept-bind-to-port"
     assert config["Config"]["Labels"][label] == "true"
@@ -59,16 +60,21 @@ def test_says_what_sagemaker_reads(config):
     assert config["Architecture"] == "amd64"
 
 
-def test_code_folder_holds_the_program_only(docker, image):
+def test_program_folder_holds_the_program_only(docker, image):
     # For a requirements.txt or setup.py the toolkits would run pip at start.
-    listing = docker("run", "--rm", image, "ls", "/opt/ml/code").stdout.split()
+    listing = docker("run", "--rm", image, "ls", "/opt/program").stdout.split()
     shared = ["answers", "channels", "delimited", "job", "payload", "predictor", "table"]
     assert listing == sorted(["__pycache__", "model_logic.py", *(f"{name}.py" for name in shared)])
 
 
+def test_there_is_room_for_code_that_is_sent(docker, image):
+    command = "touch /opt/ml/code/x && rm /opt/ml/code/x && ls -A /opt/ml/code"
+    assert docker("run", "--rm", "--user=1000:1000", image, "sh", "-c", command).stdout == ""
+
+
 def test_everything_below_opt_ml_is_readable_by_any_user(docker, image):
     readable = ("-type", "d", "-perm", "-a=rx", "-o", "-type", "f", "-perm", "-a=r")
-    find = ("find", "/opt/ml", "!", "(", *readable, ")")
+    find = ("find", "/opt/ml", "/opt/program", "!", "(", *readable, ")")
     assert docker("run", "--rm", image, *find).stdout == ""
 
 

@@ -104,6 +104,6 @@ def test_pushed_image_comes_back_whole(docker, registry, pushed, checkout, job, 
     assert docker("image", "inspect", pushed, check=False).returncode != 0
     docker("pull", pushed)
     anyone = ("run", "--rm", "--user=1000:0", "--cap-drop=ALL")
-    program = docker(*anyone, pushed, "cat", "/opt/ml/code/model_logic.py").stdout
+    program = docker(*anyone, pushed, "cat", "/opt/program/model_logic.py").stdout
     assert program == (checkout / "code" / "model_logic.py").read_text()
     check_gauss3(pushed, job)

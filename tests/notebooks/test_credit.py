@@ -24,6 +24,7 @@ def test_trains_twice_and_draws_both_pictures():
         text=True,
     )
     assert process.returncode == 0, process.stdout + process.stderr
+    assert process.stdout.count("this program was sent") == 1  # by the second job alone
     last = process.stdout.splitlines()[-1]
     match = re.fullmatch(r"credit: mode=process real=(True|False) auc_test=(\S+)", last)
     if match[1] == "True":

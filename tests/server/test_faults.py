@@ -57,7 +57,7 @@ def test_a_dead_servers_workers_end_too(start, wait_until):
         start(SAGEMAKER_MODEL_SERVER_WORKERS="3") as endpoint,
         socket.create_connection((endpoint.host, endpoint.port)) as client,
     ):
-        client.sendall(b"POST /invocations HTTP/1.1\r\nContent-Length: 4\r\n\r\nhold")
+        client.sendall(b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nhold")
         wait_until(lambda: endpoint.figure("requests_in_flight") == 1)
         workers = psutil.Process(endpoint.process.pid).children()
         assert len(workers) == 3
@@ -259,7 +259,9 @@ def test_a_client_that_left_is_not_computed_for(start, wait_until):
         busy = pool.submit(endpoint.invoke, "sleep 1")
         wait_until(lambda: endpoint.figure("requests_in_flight") == 1)
         with socket.create_connection((endpoint.host, endpoint.port)) as client:
-            client.sendall(b"POST /invocations HTTP/1.1\r\nContent-Length: 8\r\n\r\nsleep 60")
+            client.sendall(
+                b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\n\r\nsleep 60"
+            )
             wait_until(lambda: endpoint.figure("requests_queued") == 1)
         assert busy.result().status == 200
         assert endpoint.invoke("fine").body == b"fine"
@@ -285,7 +287,8 @@ def test_pipelined_requests_are_answered_in_order(start):
     with start(SAGEMAKER_MODEL_SERVER_WORKERS="2") as endpoint:
         bodies = [b"sleep 0.2", *(b"n%d" % i for i in range(3000))]
         asks = b"".join(
-            b"POST /invocations HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+            b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s"
+            % (len(body), body)
             for body in bodies
         )
         with socket.create_connection((endpoint.host, endpoint.port)) as client:

@@ -133,7 +133,9 @@ def test_whatever_else_a_client_sends_is_the_servers(client, endpoint):
 
 
 def test_the_last_request_closes_the_connection(client):
-    head = b"POST /invocations HTTP/1.1\r\nConnection: close\r\nContent-Length: 4\r\n\r\n"
+    head = (
+        b"POST /invocations HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 4\r\n\r\n"
+    )
     client.link.sendall(head + b"last")
     assert client.receive() == (200, "last")
     assert client.link.recv(1) == b""

@@ -4,32 +4,40 @@ import functools
 import warnings
 from collections.abc import Iterator
 from numbers import Integral, Real
+from typing import ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_array, check_is_fitted, check_X_y, validate_data
+from sklearn.utils.validation import (
+    _num_samples,
+    check_array,
+    check_is_fitted,
+    check_X_y,
+    validate_data,
+)
 from threadpoolctl import ThreadpoolController
 
 from gam_model._basis import Basis, LevelBasis, SplineBasis
 from gam_model._explanation import ExplanationMixin
+from gam_model._families import FAMILIES, IDENTITY, check_mean
 from gam_model._features import Features
+from gam_model._findings import warn_of_fit
 from gam_model._glmgam import fit_glmgam
-from gam_model._inference import Posterior, check_term, summarize
-from gam_model._rows import SAMPLE, Block, Rows, scan
-from gam_model._smoothing import (
-    choose_by_gcv,
-    choose_by_reml,
-    estimate_scale,
-    residual_square,
-)
-from gam_model._solver import iterate
-from gam_model._splines import place_knots
+from gam_model._inference import Posterior, check_levels, check_term, summarize
+from gam_model._progress import Progress, report
+from gam_model._rows import SAMPLE, WEIGHTINGS, Block, Rows, scan
+from gam_model._smoothing import Smoothing, estimate_scale, find_shortage
+from gam_model._solver import Start, fit_linear, iterate
+from gam_model._splines import find_values, place_knots
 from gam_model._terms import AdditiveModel, LevelTerm, SmoothTerm
+from gam_model._warp import propose_warp
 
 EXTRAPOLATIONS = ("linear", "constant", "error")
 CRITERIA = ("reml", "gcv")
 SOLVERS = ("stream", "statsmodels")
+WARPS = ("auto", None)
 _FEW = 10_000  # rows on which P-IRLS looks for its start, where there are many more
+_BETTER = 4.0  # by which AIC tells that a column needs no scale of its own
 _RANKED = 100_000  # rows over which contributions are averaged for the importances
 
 
@@ -37,8 +45,8 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
     """
     Base of the estimators, which add their parameters, `fit` and `predict`.
 
-    The parameters df, alpha, degree, extrapolate, criterion, categorical_features and solver are
-    as in `GAMRegressor`.
+    The parameters df, alpha, degree, extrapolate, criterion, categorical_features, solver,
+    weighting, warp and verbose are as in `GAMRegressor`.
     """
 
     def __sklearn_tags__(self):
@@ -73,10 +81,15 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
 
         Notes
         -----
-        One pass learns the levels of categorical columns and the classes, if there are any, one
-        the ranges, and one fits a gaussian model with identity link; other families take one for
-        each step, about ten. Up to 200,000 rows give what `fit` gives; beyond, knots are placed at
-        the quantiles of a sample of so many rows, which is the same in each call.
+        One pass learns what the columns hold and the classes, if there are any; of arrays of
+        numbers it ends at the first chunk, and there is a second one where a column of numbers
+        turns out to be text. One learns the ranges, and one fits a gaussian model with identity
+        link; other families take one for each step, about ten. Up to 200,000 rows give what `fit`
+        gives; beyond, knots are placed at the quantiles of a sample of so many rows, which is the
+        same in each call.
+
+        A column that is text in one chunk is text in all: the numbers 1 and 1.0 are then the level
+        "1". A chunk may have no rows, and a column may be missing in all rows of a chunk.
 
         Examples
         --------
@@ -95,19 +108,48 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             )
         return self._fit(chunks, streamed=True)
 
+    # ---------------------------------------------------------------- offsets
+
+    # scikit-learn's metadata routing passes an offset on unless it is told not to.
+    __metadata_request__fit: ClassVar = {"offset": True}
+    __metadata_request__predict: ClassVar = {"offset": True}
+    __metadata_request__score: ClassVar = {"offset": True}
+
+    _has_offset = False
+
+    def _read_offset(self, offset, n_rows):
+        """Return the rows' offsets, of shape (n_rows,), None for none; a number is for all."""
+        if offset is None:
+            return None
+        if np.ndim(offset) == 0:
+            offset = np.full(n_rows, offset)
+        return _check_rows(offset, "offset", n_rows, default=0)
+
+    def _ask_for_offset(self, offset, method):
+        """Refuse to compare predictions for an offset of 0 with a y that had another."""
+        check_is_fitted(self)
+        if self._has_offset and offset is None:
+            raise ValueError(
+                f"the model was fitted with an offset, so {method} needs that of the rows, too: "
+                "pass offset=..., or offset=0 if it is 0"
+            )
+
     # ---------------------------------------------------------------- reading
 
     def _validate(self, X):
         """Return X as the frozen model reads it; warn of what it has not seen."""
         check_is_fitted(self)
-        if not self._features.levels:
+        if self._features.leaves(X):
             X = validate_data(
                 self, X, dtype=np.float64, ensure_all_finite="allow-nan", reset=False
             )
         else:
             validate_data(self, X, reset=False, skip_check_array=True)
             X = check_array(
-                self._features.read(X), dtype=np.float64, ensure_all_finite="allow-nan"
+                self._features.read(X),
+                dtype=np.float64,
+                ensure_all_finite="allow-nan",
+                input_name="X",
             )
         for term in self.terms_.terms:
             x = X[:, term.feature]
@@ -122,13 +164,13 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
                 )
         return X
 
-    def _read(self, chunk, reset):
+    def _read(self, chunk, reset, number=None):
         """Return one chunk, a tuple (X, y, sample_weight, offset), as a Block."""
         X, y, sample_weight, offset = (*chunk, None, None)[:4]
         if not reset:
             validate_data(self, X, reset=False, skip_check_array=True)
         read, y = check_X_y(
-            self._features.read(X),
+            self._features.read(X, number),
             y,
             dtype=np.float64,
             ensure_all_finite="allow-nan",
@@ -148,6 +190,10 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
     def _fit(self, chunks, streamed=False):
         """Fit chunks, tuples (X, y, sample_weight, offset), of which there is one or a stream."""
         self._check_parameters()
+        with Progress(type(self).__name__, self.verbose):
+            return self._fit_rows(chunks, streamed)
+
+    def _fit_rows(self, chunks, streamed):
         family, link = self._find_family()
         self._features = Features(self.categorical_features)
         self._learn(chunks, streamed)
@@ -157,91 +203,134 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             blocks = [self._read(chunks[0], reset=True)]
             if not len(blocks[0].y):
                 raise ValueError("every sample_weight is zero: no row is left to fit")
-        totals = scan(blocks, family, SAMPLE if streamed else None)
-        basis = self._build(totals, weighted=streamed or chunks[0][2] is not None)
+        totals = scan(blocks, family, SAMPLE if streamed else None, self.weighting)
+        check_mean(family, link, totals.mean)
+        basis = self._build(totals, family, link)
         alpha = self._check_alpha(self.n_features_in_)
         if alpha is not None:
-            alpha = np.array([alpha[term.feature] for term in basis.terms])[basis.owners]
-        offset = bool(totals.sample.offset.any())
+            alpha = np.array([alpha[term.feature] for term in basis.terms])
+        smoothing = Smoothing(family.scale, self.criterion, alpha)
+        self._has_offset = offset = bool(totals.sample.offset.any())
         if self.solver == "statsmodels":
             plain = all(isinstance(term, SplineBasis) and not term.missing for term in basis.terms)
             plain = plain and _is_linear(family, link)
-            if streamed or alpha is None or offset or not plain or not basis.terms:
+            curved = any(term.degree > 1 for term in basis.terms) if plain else False
+            if streamed or alpha is None or offset or not curved:
                 raise ValueError(
                     'solver="statsmodels" fits numeric columns without missing cells, of which '
-                    "not all are constant, in the gaussian family with identity link, with a "
-                    'number for alpha and no offset; take solver="stream"'
+                    "one at least has three values, in the gaussian family with identity link, "
+                    'with a number for alpha and no offset; take solver="stream"'
                 )
-            fit = fit_glmgam(basis, blocks[0], totals, alpha)
+            fit = fit_glmgam(basis, blocks[0], totals, smoothing)
         else:
-            n_lines = np.inf if streamed else totals.n_lines
             # The matrices are small: threads would wait for one another for longer than they work.
             with _find_blas().limit(limits=1, user_api="blas"):
-                fit = self._stream(basis, blocks, totals, family, link, alpha, n_lines)
-        if offset:
-            totals = totals._replace(null_deviance=_fit_null(blocks, totals, family, link))
-        return self._freeze(fit, basis, totals, family, link)
+                mean = link.link(np.float64(totals.mean))
+                if offset:
+                    mean, null = _fit_constant(blocks, totals, family, link)
+                    totals = totals._replace(null_deviance=null)
+                fit = self._stream(
+                    basis, blocks, totals, family, link, smoothing, mean, not streamed
+                )
+        warn_of_fit(fit, totals, family, self._names(), self._features.levels, stacklevel=3)
+        return self._freeze(fit, totals, family, link)
 
     def _learn(self, chunks, streamed):
         self._forget_response()
-        for X, y, *_ in chunks:
-            self._features.learn(X)
-            more = self._learn_response(y)
-            if streamed and not (more or self._features.levels):
-                break  # nothing that a pass over all chunks would tell
+        again = True
+        while again:
+            for number, (X, y, *weight) in enumerate(chunks, 1):
+                if streamed and not _num_samples(X):
+                    continue
+                report(chunk=number)
+                weight = weight[0] if weight else None
+                more = self._features.learn(X, weight, number if streamed else None)
+                more = self._learn_response(y) or more
+                if streamed and not more:
+                    break  # nothing that a pass over all chunks would tell
+            again = self._features.settle()
 
-    def _build(self, totals, weighted):
+    def _build(self, totals, family, link):
         terms, X = [], totals.sample.X
+        warped = self.warp is not None and isinstance(self.alpha, str)
         for j in range(X.shape[1]):
             missing, x = bool(totals.missing[j]), X[:, j]
             if j in self._features.levels:
                 terms.append(LevelBasis(j, len(self._features.levels[j]), missing))
                 continue
             there = ~np.isnan(x) if missing else slice(None)
-            counts = totals.sample.weight[there] if weighted else None
-            knots = None
-            if np.isfinite(totals.low[j]):  # else every cell is missing
-                ends = totals.low[j], totals.high[j]
-                knots = place_knots(x[there], self.df, self.degree, counts, ends)
-            if knots is not None or (missing and np.isfinite(totals.low[j])):
-                terms.append(SplineBasis(j, knots, int(self.degree), missing))
+            x, counts = x[there], totals.sample.weight[there] if totals.counted else None
+            ends = totals.low[j], totals.high[j]
+            if not np.isfinite(ends[0]):  # every cell is missing
+                continue
+            knots, degree = place_knots(x, self.df, self.degree, counts, ends)
+            if knots is None and not missing:
+                continue
+            term = SplineBasis(j, knots, degree, missing)
+            term.values = find_values(x, int(self.df))
+            thin = np.append(x[:: 1 + len(x) // (2 * _FEW)], ends)
+            warp = propose_warp(np.unique(thin)) if warped else None
+            if warp is not None:
+                ends = tuple(warp(np.array(ends)))
+                knots, degree = place_knots(warp(x), self.df, self.degree, counts, ends)
+                other = SplineBasis(j, knots, degree, missing, warp)
+                other.values = term.values
+                if _compare_alone(term, other, totals, family, link) > -_BETTER:
+                    term = other
+            terms.append(term)
         return Basis(terms)
 
-    def _stream(self, basis, blocks, totals, family, link, alpha, n_lines):
+    def _stream(self, basis, blocks, totals, family, link, smoothing, mean, in_memory):
         linear = _is_linear(family, link)
         centre = totals.mean if linear else 0.0  # squares of what is far from 0 would lose digits
-        rows = Rows(basis, blocks, totals.n_rows, totals.mean, centre, n_lines)
-
-        def choose(normal, weights):
-            if alpha is not None:
-                return 2 * alpha
-            if not basis.terms:
-                return np.empty(0)
-            if self.criterion == "gcv":
-                return choose_by_gcv(normal, basis, weights)
-            return choose_by_reml(normal, basis, family.scale, weights)
-
-        start = None
-        if not linear and totals.n_lines > 4 * _FEW:
-            few = totals.sample.take(slice(None, None, max(1, len(totals.sample.y) // _FEW)))
-            n_few = float(few.weight.sum())
-            thin = Rows(basis, [few], n_few, totals.mean, n_lines=len(few.y))
-            start = iterate(thin, family, link, choose, tol=1e-3).solution.coef
-        tol = 1e-10 if alpha is not None else 1e-5
-        fit = iterate(rows, family, link, choose, start, tol)
-        if linear:  # the deviance was that of the mean
-            deviance = residual_square(fit.normal, fit.solution.coef)
-            fit = fit._replace(normal=fit.normal._replace(deviance=deviance))
+        unit = totals.unit
+        n_kept = totals.n_lines if in_memory else np.inf
+        rows = Rows(basis, blocks, totals.n_rows, totals.weight, unit, centre, n_kept)
+        constant = np.zeros(len(basis.curvature))
+        constant[0] = mean - centre
+        start = Start(constant, totals.null_deviance)
+        n_lines = len(basis.lines)
+        shortage = find_shortage(totals.n_rows, len(constant)) if smoothing.alpha is None else 0.0
+        hold = shortage if n_lines else 0.0
+        if n_lines and totals.n_rows <= 1 + n_lines:
+            hold = 1.0
+            warnings.warn(
+                f"{totals.n_rows:g} rows cannot tell the slopes of {n_lines} columns apart, so "
+                "these are drawn towards 0; fit more rows, or fewer columns",
+                UserWarning,
+                stacklevel=5,
+            )
+        if linear:
+            fit = fit_linear(rows, family, link, smoothing, start, hold)
             fit.solution.coef[0] += centre
-        return fit
+            return fit
+        if totals.n_lines > 4 * _FEW:
+            few = totals.sample.take(slice(None, None, max(1, len(totals.sample.y) // _FEW)))
+            weight = float(few.weight.sum()) * unit
+            thin = Rows(basis, [few], len(few.y), weight, unit, n_lines=len(few.y))
+            share = totals.weight / weight
+            guess = iterate(thin, family, link, smoothing, start, tol=1e-3)
+            if guess.settled and guess.vanished is None:
+                start = start._replace(guess=guess, factor=share)
+        return iterate(
+            rows, family, link, smoothing, start, hold, 1e-10 if smoothing.given else 1e-7
+        )
 
-    def _freeze(self, fit, basis, totals, family, link):
-        normal, (coef, inverse) = fit.normal, fit.solution
+    def _freeze(self, fit, totals, family, link):
+        normal, basis, solution = fit.normal, fit.basis, fit.solution
         p, names = self.n_features_in_, self._names()
-        influence = inverse @ normal.gram
-        edf = influence.diagonal()
-        ref_df = 2 * edf - np.einsum("ij,ji->i", influence, influence)
-        splines = basis.turn @ coef
+        penalty = basis.penalize(fit.weights)
+        # Where the likelihood has no maximum, the prior of the lines stands for rows: a line that
+        # it holds counts as one that the rows determine.
+        if family.scale is not None:
+            penalty[basis.lines_held] = 0.0
+        edf = solution.determined - penalty * solution.inverse.diagonal()
+        ref_df = 2 * edf - (
+            solution.determined
+            - 2 * penalty * solution.inverse.diagonal()
+            + penalty * solution.inverse.sandwich(penalty)
+        )
+        splines = basis.rotate(solution.coef)
         means = np.append(1.0, normal.means[basis.kept[1:]])
         self.edf_, self.alpha_ = np.zeros(p), np.full(p, np.nan)
         self.intercept_, terms = float(means @ splines), []
@@ -254,28 +343,37 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             hole = float(own[-1]) if term.missing else None
             own = own[: len(own) - term.missing]
             j = term.feature
+            unit = self._features.units.get(j)
             if isinstance(term, LevelBasis):
                 frozen = LevelTerm(j, names[j], self._features.levels[j], own, hole)
             elif term.left_out:
-                frozen = SmoothTerm(j, names[j], term.knots, own, self.extrapolate, hole)
+                frozen = SmoothTerm(
+                    j, names[j], term.knots, own, self.extrapolate, hole, term.warp, unit
+                )
             else:  # constant where it isn't missing
                 x = totals.low[j]
                 flat = -means[block] @ splines[block]
                 frozen = SmoothTerm(
-                    j, names[j], [x, x, x + 1, x + 1], [flat, flat], "constant", hole
+                    j, names[j], [x, x, x + 1, x + 1], [flat, flat], "constant", hole, unit=unit
                 )
             terms.append(frozen)
             self.edf_[j] = edf[block].sum()
-            self.alpha_[j] = fit.weights[basis.owners == k][0] / 2
+            weights = fit.weights[basis.owners == k]
+            self.alpha_[j] = weights[0] / 2 if len(weights) else np.nan
         self.terms_ = AdditiveModel(self.intercept_, terms, names, link.name)
 
         left = max(totals.n_rows - edf.sum(), 1.0)
         if _is_linear(family, link):
             self.scale_ = float(normal.deviance / left)
         else:
-            self.scale_ = float(family.scale or estimate_scale(normal, coef, inverse))
-        covariance = basis.turn @ (self.scale_ * inverse) @ basis.turn.T
-        self._posterior = Posterior(basis.terms, splines, covariance, means, self.extrapolate)
+            self.scale_ = float(family.scale or estimate_scale(normal, solution, penalty))
+        k, rotation = basis.n_dense, basis.rotation
+        covariance = solution.inverse._replace(
+            dense=rotation @ (self.scale_ * solution.inverse.dense) @ rotation.T,
+            shift=solution.inverse.shift @ rotation.T,
+            own=self.scale_ * solution.inverse.own,
+        )
+        self._posterior = Posterior(basis, splines, covariance, means, self.extrapolate)
         self._family = family.name
         self.statistics_ = summarize(
             family,
@@ -286,17 +384,19 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             totals.null_deviance,
             totals.log_base,
         )
-        gram = basis.turn @ normal.gram @ basis.turn.T
         residual_df = None if family.scale else max(self.statistics_.residual_df, 1.0)
+        gram = rotation @ normal.gram.dense @ rotation.T
         self._tests = [
             check_term(
                 splines[block],
-                covariance[block, block],
+                covariance.dense[block, block],
                 gram[block, block] - np.outer(gram[0, block], gram[0, block]) / gram[0, 0],
                 float(ref_df[block].sum()),
                 residual_df,
             )
-            for block in basis.blocks
+            if term.left_out
+            else check_levels(fit, k, self.scale_, residual_df)
+            for k, (term, block) in enumerate(zip(basis.terms, basis.blocks, strict=True))
         ]
         few = totals.sample.take(slice(None, None, 1 + (len(totals.sample.y) - 1) // _RANKED))
         size = abs(self.terms_.contributions(few.X))
@@ -321,10 +421,14 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             ("extrapolate", EXTRAPOLATIONS),
             ("criterion", CRITERIA),
             ("solver", SOLVERS),
+            ("weighting", WEIGHTINGS),
+            ("warp", WARPS),
         ):
             value = getattr(self, name)
-            if not isinstance(value, str) or value not in choices:
+            if not isinstance(value, (str, type(None))) or value not in choices:
                 raise ValueError(f"{name} must be one of {choices}, got {name}={value!r}")
+        if not isinstance(self.verbose, (Integral, np.bool_)) or self.verbose < 0:
+            raise ValueError(f"verbose must be 0 or a positive integer, got {self.verbose!r}")
         self._check_alpha(None)
 
     def _check_alpha(self, n_features):
@@ -359,18 +463,35 @@ class _Blocks:
         self._estimator, self._chunks, self._fresh = estimator, chunks, True
 
     def __iter__(self):
-        for chunk in self._chunks:
-            yield self._estimator._read(chunk, reset=self._fresh)
-            self._fresh = False
+        for number, chunk in enumerate(self._chunks, 1):
+            if _num_samples(chunk[0]):
+                report(chunk=number)
+                yield self._estimator._read(chunk, self._fresh, number)
+                self._fresh = False
 
 
-def _fit_null(blocks, totals, family, link):
-    """Return the deviance of an intercept and the offsets alone."""
-    rows = Rows(Basis([]), blocks, totals.n_rows, totals.mean)
-    fit = iterate(rows, family, link, lambda normal, weights: np.empty(0))
-    if _is_linear(family, link):
-        return residual_square(fit.normal, fit.solution.coef)
-    return fit.normal.deviance
+def _fit_constant(blocks, totals, family, link):
+    """Return the intercept, and the deviance, of the model of offsets and nothing else."""
+    rows = Rows(Basis([]), blocks, totals.n_rows, totals.weight, totals.unit)
+    start = Start(np.array([link.link(np.float64(totals.mean))]), np.inf)
+    fit = fit_linear if _is_linear(family, link) else iterate
+    fit = fit(rows, family, link, Smoothing(family.scale), start)
+    return fit.solution.coef[0], fit.normal.deviance
+
+
+def _compare_alone(one, other, totals, family, link):
+    """Return by how much AIC prefers the second basis of a column, in a fit of it alone."""
+    few = totals.sample.take(slice(None, None, 1 + len(totals.sample.y) // _FEW))
+    mu = link.inverse(link.link(np.float64(totals.mean)) + few.offset - few.offset.mean())
+    few, gaussian = few._replace(y=few.y - mu, offset=0 * few.offset), FAMILIES["gaussian"]
+    weight, n, merits = float(few.weight.sum()) * totals.unit, len(few.y), []
+    for term in (one, other):
+        rows = Rows(Basis([term]), [few], n, weight, totals.unit, n_lines=n)
+        start = Start(np.zeros(len(rows.basis.curvature)), np.inf)
+        fit = fit_linear(rows, gaussian, IDENTITY, Smoothing(None), start)
+        held = fit.basis.penalize(fit.weights) @ fit.solution.inverse.diagonal()
+        merits.append(n * np.log(fit.normal.deviance) + 2 * (len(start.constant) - held))
+    return merits[0] - merits[1]
 
 
 def _is_linear(family, link):

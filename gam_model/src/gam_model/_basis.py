@@ -1,9 +1,13 @@
 """The basis of each term, B-splines or levels, and what of it is penalised."""
 
+import copy
+
 import numpy as np
 from scipy.interpolate import BSpline
 
 from gam_model._splines import penalize_curvature
+
+_MANY = 50  # levels of a column that the solver treats apart
 
 
 class SplineBasis:
@@ -19,11 +23,14 @@ class SplineBasis:
     feature : int
         Column of X.
     knots : ndarray of shape (n_splines + degree + 1,) or None
-        All knots in ascending order; None for a column that is constant where it isn't missing.
+        All knots in ascending order, on the scale of `warp`; None for a column that is constant
+        where it isn't missing.
     degree : int
-        Degree of the splines.
+        Degree of the splines; with degree 1 and no inner knots they are a straight line.
     missing : bool, default=False
         Whether cells are missing.
+    warp : Warp, optional
+        The column's own scale.
 
     Attributes
     ----------
@@ -33,10 +40,15 @@ class SplineBasis:
         Number of functions left out, the first ones.
     slots : int
         Number of functions that may be other than zero in one row.
+    values : ndarray or None
+        The column's distinct values, if it has no more than functions.
     """
 
-    def __init__(self, feature, knots, degree, missing=False):
+    values = None
+
+    def __init__(self, feature, knots, degree, missing=False, warp=None):
         self.feature, self.knots, self.degree, self.missing = feature, knots, degree, missing
+        self.warp = warp
         self.left_out = 0 if knots is None else 1
         self.n_splines = 0 if knots is None else len(knots) - degree - 1
         self.size = self.n_splines + missing
@@ -58,7 +70,7 @@ class SplineBasis:
         Parameters
         ----------
         x : ndarray of shape (n_samples,)
-            Values inside the knots' range, or NaN.
+            Training values, or NaN.
 
         Returns
         -------
@@ -69,6 +81,8 @@ class SplineBasis:
         """
         columns = np.full((len(x), self.slots), self.n_splines)
         values = np.empty(columns.shape)
+        if self.warp is not None:
+            x = self.warp(x)
         if self.missing:
             hole = np.isnan(x)
             values[:, -1] = hole
@@ -102,6 +116,8 @@ class SplineBasis:
             Values of the functions.
         """
         hole, rows = np.isnan(x), np.zeros((len(x), self.size))
+        if self.warp is not None:
+            x = self.warp(x)
         if self.left_out:
             ends = self.knots[[0, -1]]
             inside = np.clip(np.where(hole, ends[0], x), *ends)
@@ -198,9 +214,12 @@ class Basis:
     """
     The functions of all terms side by side, after a column of ones.
 
-    A term's coefficients are turned so that its penalty is diagonal: the first of a spline is then
-    its straight line, which goes unpenalised, and no digits are lost to it when the rest is
+    A term's coefficients are rotated so that its penalty is diagonal: the first of a spline is
+    then its straight line, which goes unpenalised, and no digits are lost to it when the rest is
     penalised to nothing.
+
+    The levels of a categorical column never meet in a row. Of the columns with more than 50
+    levels, the one with the most stands last, and the solver makes use of that.
 
     Parameters
     ----------
@@ -213,13 +232,16 @@ class Basis:
         Number of columns, those left out included.
     kept : ndarray of shape (n_coef,)
         The columns that are not left out, the intercept's first.
+    n_dense : int
+        Number of coefficients before those of the term that stands last.
     blocks : list of slice
         Coefficients of each term, among those kept.
-    penalties : list of slice
-        Coefficients under each smoothing parameter: a term's own, then that of its missing cells.
+    member : ndarray of shape (n_coef,), int
+        The smoothing parameter that each coefficient is under; -1 for none.
     owners : ndarray of shape (n_penalties,), int
-        The term that each of them belongs to.
-    turn : ndarray of shape (n_coef, n_coef)
+        The term of each smoothing parameter; -1 for the one of all straight lines, if there is
+        one.
+    rotation : ndarray of shape (n_dense, n_dense)
         From the model's coefficients to those of the functions; orthogonal, block by block.
     curvature : ndarray of shape (n_coef,)
         What the penalty makes of each of the model's coefficients, at size 1: for splines the
@@ -228,34 +250,80 @@ class Basis:
     Examples
     --------
     >>> basis = Basis([SplineBasis(0, np.array([0.0, 0, 0, 1, 1, 1]), degree=2)])
-    >>> columns, values = basis.evaluate(np.array([[0.5]]))
+    >>> columns, values, levels = basis.evaluate(np.array([[0.5]]))
     >>> columns, values
     (array([[1, 2, 3]]), array([[0.25, 0.5 , 0.25]]))
     """
 
     def __init__(self, terms):
         self.terms = terms
-        sizes = np.array([term.size for term in terms], dtype=int)
-        left_out = np.array([term.left_out for term in terms], dtype=int)
-        self._starts = 1 + np.cumsum(sizes) - sizes
-        self.width = 1 + int(sizes.sum())
-        self.kept = np.setdiff1d(np.arange(self.width), self._starts[left_out > 0])
-        ends = 1 + np.cumsum(sizes - left_out)
-        self.blocks = [slice(e - k, e) for e, k in zip(ends, sizes - left_out, strict=True)]
-        self.turn, self.curvature = np.eye(len(self.kept)), np.zeros(len(self.kept))
-        self.penalties, owners = [], []
-        for k, (term, block) in enumerate(zip(terms, self.blocks, strict=True)):
-            start = block.start
-            for matrix in term.penalties():
+        many = [term.size if isinstance(term, LevelBasis) else 0 for term in terms]
+        self.last = int(np.argmax(many)) if max(many, default=0) > _MANY else None
+        order = [k for k in range(len(terms)) if k != self.last]
+        order += [] if self.last is None else [self.last]
+        self._starts, self.blocks = [0] * len(terms), [slice(0)] * len(terms)
+        self.kept, n_coef, self.width = [0], 1, 1
+        for k in order:
+            term = terms[k]
+            self._starts[k] = self.width
+            self.kept += range(self.width + term.left_out, self.width + term.size)
+            self.blocks[k] = slice(n_coef, n_coef + term.size - term.left_out)
+            self.width, n_coef = self.width + term.size, self.blocks[k].stop
+        self.kept = np.array(self.kept)
+        self.n_dense = n_coef if self.last is None else self.blocks[self.last].start
+        self.rotation, self.curvature = np.eye(self.n_dense), np.zeros(n_coef)
+        self.member, self.owners = np.full(n_coef, -1), np.empty(0, dtype=int)
+        for k in order:
+            start = self.blocks[k].start
+            if k == self.last:
+                self._penalise(self.blocks[k], np.ones(terms[k].size), k)
+                continue
+            for matrix in terms[k].penalties():
                 own = slice(start, start + len(matrix))
                 curvature, axes = np.linalg.eigh(matrix)
-                if start == block.start and term.left_out:
+                if start == self.blocks[k].start and terms[k].left_out:
                     curvature[0] = 0.0  # the straight line's, but for rounding
-                self.turn[own, own], self.curvature[own] = axes, curvature
-                self.penalties.append(own)
-                owners.append(k)
+                self.rotation[own, own] = axes
+                self._penalise(own, curvature, k)
                 start = own.stop
-        self.owners = np.array(owners, dtype=int)
+
+    def _penalise(self, own, curvature, owner):
+        if curvature.any():
+            self.curvature[own] = curvature
+            self.member[own] = np.where(curvature > 0, len(self.owners), -1)
+            self.owners = np.append(self.owners, owner)
+
+    @property
+    def lines(self):
+        """Coefficients that no penalty is on but the intercept's, an ndarray of int."""
+        return 1 + np.flatnonzero(self.member[1:] < 0)
+
+    @property
+    def lines_held(self):
+        """Coefficients of the straight lines that `hold_lines` has put a penalty on."""
+        return np.flatnonzero(np.append(self.owners < 0, False)[self.member])
+
+    def hold_lines(self, variances):
+        """
+        Put a penalty on the straight lines, one for all.
+
+        Parameters
+        ----------
+        variances : ndarray of shape (n_lines,)
+            Of each of them over the rows, at size 1.
+
+        Returns
+        -------
+        Basis
+            A copy, with one smoothing parameter more.
+        """
+        held = copy.copy(self)
+        lines = self.lines
+        held.curvature, held.member = self.curvature.copy(), self.member.copy()
+        held.curvature[lines] = variances
+        held.member[lines] = len(self.owners)
+        held.owners = np.append(self.owners, -1)
+        return held
 
     def evaluate(self, X):
         """
@@ -269,18 +337,26 @@ class Basis:
         Returns
         -------
         columns : ndarray of shape (n_samples, n_slots), int
-            Columns in which a row's values stand.
+            Columns in which a row's values stand, but for the term that stands last.
         values : ndarray of the same shape
             Values of the functions.
+        levels : ndarray of shape (n_samples,), int, or None
+            Level of the term that stands last, counted from 0; None if there is no such term.
         """
-        stops = np.cumsum([term.slots for term in self.terms], dtype=int)
-        columns = np.empty((len(X), stops[-1] if len(stops) else 0), dtype=np.intp)
-        values = np.empty(columns.shape)
-        for term, start, stop in zip(self.terms, self._starts, stops, strict=True):
-            own = slice(stop - term.slots, stop)
+        dense = [k for k in range(len(self.terms)) if k != self.last]
+        n_slots = sum(self.terms[k].slots for k in dense)
+        columns, values = np.empty((len(X), n_slots), dtype=np.intp), np.empty((len(X), n_slots))
+        stop = 0
+        for k in dense:
+            term = self.terms[k]
+            own = slice(stop, stop + term.slots)
             functions, values[:, own] = term.evaluate(np.ascontiguousarray(X[:, term.feature]))
-            np.add(functions, start, out=columns[:, own])
-        return columns, values
+            np.add(functions, self._starts[k], out=columns[:, own])
+            stop = own.stop
+        if self.last is None:
+            return columns, values, None
+        term = self.terms[self.last]
+        return columns, values, term.evaluate(X[:, term.feature])[0][:, 0]
 
     def expand(self, coef):
         """
@@ -297,8 +373,13 @@ class Basis:
             The functions' coefficients, 0 for those left out.
         """
         full = np.zeros(self.width)
-        full[self.kept] = self.turn @ coef
+        full[self.kept] = self.rotate(coef)
         return full
+
+    def rotate(self, coef):
+        """Return the coefficients of the functions kept, an ndarray of shape (n_coef,)."""
+        dense = self.rotation @ coef[: self.n_dense]
+        return np.append(dense, coef[self.n_dense :])
 
     def penalize(self, weights):
         """
@@ -314,5 +395,20 @@ class Basis:
         ndarray of shape (n_coef,)
             Diagonal of the penalty matrix.
         """
-        sizes = [own.stop - own.start for own in self.penalties]
-        return self.curvature * np.append(0.0, np.repeat(weights, sizes))
+        return self.curvature * np.append(weights, 0.0)[self.member]
+
+    def total(self, values):
+        """
+        Sum over the coefficients under each smoothing parameter.
+
+        Parameters
+        ----------
+        values : ndarray of shape (n_coef,)
+            One for each coefficient.
+
+        Returns
+        -------
+        ndarray of shape (n_penalties,)
+        """
+        under = self.member >= 0
+        return np.bincount(self.member[under], values[under], minlength=len(self.owners))

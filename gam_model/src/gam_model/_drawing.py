@@ -11,6 +11,7 @@ import numpy as np
 
 from gam_model._inference import normal_quantile
 from gam_model._terms import LevelTerm
+from gam_model.dates import from_days
 
 # Okabe and Ito's, which the colour-blind tell apart too.
 BLUE, ORANGE = "#0072b2", "#d55e00"
@@ -19,6 +20,7 @@ TITLE = {"fontsize": 9, "fontweight": "bold", "parse_math": False}
 _LEVELS = 60  # of one feature, as many as can be read
 _FAR = 20  # times the distance of three quarters: there an axis is logarithmic
 _REACH = 8  # times the mean contribution: a curve that goes beyond has its own scale
+_FIRST, _LAST = -719_162, 2_932_897  # days of Python's dates, which matplotlib draws
 _RUG = 200  # rows: more are drawn as a histogram
 _SCALES = {
     "identity": "prediction",
@@ -119,11 +121,16 @@ def _characters():
 
 
 def number(value):
-    """Write a number in 4 digits, those of a whole one all, with a true minus sign."""
+    """
+    Write a number in 4 digits, those of a whole one all, with a true minus sign.
+
+    Thousands are separated from 10,000 on, so that years are not.
+    """
     if isinstance(value, Real) and not isinstance(value, bool):
         value = float(value)
         if abs(value) < 1e9 and (value.is_integer() or abs(value) >= 1e3):
-            value = f"{value:,.{0 if value.is_integer() else 1}f}"
+            comma = "," if abs(value) >= 1e4 else ""
+            value = f"{value:{comma}.{0 if value.is_integer() else 1}f}"
         else:
             value = f"{value:.4g}"
     return str(value).replace("-", "\N{MINUS SIGN}")
@@ -201,10 +208,12 @@ def trace(estimator, k, coverage):
         x = np.arange(float(len(term.levels)))
         if len(x) > _LEVELS:
             x = np.sort(np.argsort(-abs(term(x)), kind="stable")[:_LEVELS]).astype(float)
-    elif len(term.knots) - len(term.coef) == 2:  # of degree 1: constant where it isn't missing
-        x = term.knots[:1]
+    elif estimator._posterior.basis.terms[k].values is not None:  # few: points
+        x = estimator._posterior.basis.terms[k].values
     else:
-        linear = _find_linear(np.unique(term.knots))
+        knots = np.unique(term.knots)
+        if not term.unit:
+            linear = _find_linear(knots if term.warp is None else term.warp.invert(knots))
         x = _spread(*term.range, linear)
     points = x if term.missing is None else np.append(x, np.nan)
     estimate = term(points)
@@ -373,6 +382,10 @@ def _scale_axis(axes, panel):
         ticks = [panel.linear / 2, panel.linear, *beyond]
         ticks = np.array([*(-tick for tick in ticks[::-1]), 0.0, *ticks])
         axes.set_xlabel(f"logarithmic beyond {number(panel.linear)}", fontsize=8, color=GREY)
+    dated = panel.term.unit == "date" and low >= _FIRST and high < _LAST
+    if panel.term.unit and not dated:
+        since = " since 1970" if panel.term.unit == "date" else ""
+        axes.set_xlabel(f"days{since}", fontsize=8, color=GREY)
     to_axis = axes.xaxis.get_transform()
     start, end = to_axis.transform([low, high])
     span = end - start
@@ -382,15 +395,34 @@ def _scale_axis(axes, panel):
     axes.set_xlim(left, right)
     if len(panel.x) == 1:
         ticks = panel.x
+    elif dated:
+        ticks = _place_dates(low, high)
     elif panel.linear == np.inf:
         axes.locator_params(axis="x", nbins=6)
         ticks = axes.get_xticks()
     ticks = ticks[(ticks >= left) & (ticks <= (high if panel.hole.size else right))]
-    texts = [_shorten(tick) for tick in ticks.tolist()]
+    texts = _write_dates(ticks) if dated else [_shorten(tick) for tick in ticks.tolist()]
     # Far from 0 the ticks may differ in digits that are cut off; matplotlib knows what to do.
     axes.set_xticks(ticks, texts if len(set(texts)) == len(texts) else None)
     axes.minorticks_off()
     return where
+
+
+def _place_dates(low, high):
+    """Return ticks at the beginnings of years, months, days or hours, as days."""
+    ends = from_days([low, high], "date").tolist()
+    dates = load("matplotlib.dates")
+    ticks = dates.AutoDateLocator(minticks=3, maxticks=8).tick_values(*ends)
+    return np.asarray(ticks) - dates.date2num(np.datetime64(0, "D"))  # the epoch may be set
+
+
+def _write_dates(ticks):
+    """Write dates as short as tells them apart, and below the last one what it leaves out."""
+    dates = load("matplotlib.dates")
+    formatter = dates.ConciseDateFormatter(dates.AutoDateLocator(), tz="UTC")
+    texts = formatter.format_ticks(ticks + dates.date2num(np.datetime64(0, "D")))
+    offset = formatter.get_offset()
+    return [*texts[:-1], f"{texts[-1]}\n{offset}"] if offset and texts else texts
 
 
 def _shorten(tick):

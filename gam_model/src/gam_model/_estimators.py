@@ -1,7 +1,10 @@
 """scikit-learn's faces of the additive model: regression and classification."""
 
+from typing import ClassVar
+
 import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, column_or_1d
 
@@ -47,12 +50,30 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
     criterion : {"reml", "gcv"}, default="reml"
         What alpha="auto" optimises: restricted likelihood, or generalised cross-validation.
     categorical_features : "from_dtype", None or array-like, default="from_dtype"
-        Categorical columns: those of a pandas or polars frame that are text or of a categorical
-        type; none; or a list of names or positions, or a mask.
+        Categorical columns: those of a frame that are text or of a categorical type; none; or a
+        list of names or positions, or a mask. A column of text that nobody lists and whose type
+        is not categorical is left out, with a warning, if it has more than 50 levels and more
+        than half as many levels as cells (or more than 200,000): ids, free text, dates as text.
     solver : {"stream", "statsmodels"}, default="stream"
         "stream" needs no memory beyond X whatever the number of rows. "statsmodels" is GLMGam, for
         reference: it finds the same coefficients, for numeric columns, the gaussian family with
         identity link and a given alpha.
+    weighting : {"auto", "counts", "precision", "likelihood"}, default="auto"
+        What `sample_weight` means. "counts": how often each row occurred; a weight of 2 is the row
+        twice. "precision": how much each row tells, relative to the others, as weights of surveys,
+        of boosting, or inverse variances do; multiplied by a constant they change nothing.
+        "likelihood": they multiply the rows' log-likelihoods, as the number of trials of a
+        binomial rate, or the exposure of a rate of counts, does. "auto" takes whole numbers for
+        counts, but those of rates for numbers of trials or exposures; and other numbers for
+        precisions where the family's scale is estimated (gaussian, gamma), for "likelihood" where
+        it is known (binomial, poisson).
+    warp : {"auto", None}, default="auto"
+        With "auto" and alpha="auto", a column whose values are spread very unevenly, as amounts
+        are that range over powers of ten, is modelled on a scale of its own, arcsinh((x - center)
+        / width), if a curve of that column alone fits better on it, or as well. None takes every
+        column as it is.
+    verbose : int, default=0
+        If not 0, a fit of more than five seconds prints every five seconds how far it is.
 
     Attributes
     ----------
@@ -81,7 +102,18 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
     -----
     A categorical column has one effect for each level, penalised towards their mean. A missing
     cell, in a column that has any, is a level of its own. A level that `fit` has not seen, or a
-    missing cell in a column that had none, contributes 0, with a warning.
+    missing cell in a column that had none, contributes 0, with a warning. In a column that holds
+    text, numbers are text: 1 and 1.0 are the level "1". Levels are text, numbers or truth values;
+    others, which JSON could not save, are refused.
+
+    Dates are read as days since 1970-01-01 UTC, durations as days, in all types, units and time
+    zones alike; one without a time zone is UTC. `alpha` weighs the curve over days.
+
+    An offset that `fit` had is part of the question, not of the model: `predict`, `explain`,
+    `predict_interval` and the pictures take that of their own rows. `score` insists on it.
+    scikit-learn's metadata routing, where it is enabled, passes `offset` on to `fit`, `predict`
+    and `score`, so that a grid search compares what it should; a metric made into a scorer calls
+    `predict` without one, so search by `score`, or by a callable that passes the offset.
 
     A binary column is a straight line; a column with few distinct values has as many B-splines; a
     constant one has no term. Columns that repeat one another share one effect in equal parts.
@@ -119,6 +151,9 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         criterion="reml",
         categorical_features="from_dtype",
         solver="stream",
+        weighting="auto",
+        warp="auto",
+        verbose=0,
     ):
         self.df = df
         self.alpha = alpha
@@ -129,6 +164,9 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         self.criterion = criterion
         self.categorical_features = categorical_features
         self.solver = solver
+        self.weighting = weighting
+        self.warp = warp
+        self.verbose = verbose
 
     def fit(self, X, y, sample_weight=None, offset=None):
         """
@@ -137,14 +175,15 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Features: numbers, of which none is infinite, and in frames categories.
+            Features: numbers, of which none is infinite, dates, durations, and in frames
+            categories. pandas, polars, pyarrow and NumPy are read.
         y : array-like of shape (n_samples,)
             Response, finite, and what the family can be.
         sample_weight : array-like of shape (n_samples,), optional
             How often each row counts: a weight of 2 is the row twice, one of 0 is no row.
         offset : array-like of shape (n_samples,), optional
-            Added to eta with no coefficient, as the log of the exposure for counts. `predict`
-            answers for an offset of 0.
+            Added to eta with no coefficient, as the log of the exposure for counts. `predict` and
+            its like take the offset of their own rows, and answer for an offset of 0 without.
 
         Returns
         -------
@@ -158,7 +197,7 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         """
         return self._fit([(X, y, sample_weight, offset)])
 
-    def predict(self, X):
+    def predict(self, X, offset=None):
         """
         Predict the mean response.
 
@@ -166,6 +205,8 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         ----------
         X : array-like of shape (n_samples, n_features)
             Features, as in `fit`.
+        offset : float or array-like of shape (n_samples,), optional
+            Added to eta, as the log of the exposure for counts; by default 0.
 
         Returns
         -------
@@ -175,10 +216,39 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         Raises
         ------
         ValueError
-            If `X` is not what `fit` saw, or leaves the training range and extrapolate="error".
+            If `X` is not what `fit` saw, or leaves the training range and extrapolate="error", or
+            so far that the link has no finite mean there.
         """
         X = self._validate(X)
-        return self.terms_.predict(X)
+        return self.terms_.predict(X, self._read_offset(offset, len(X)))
+
+    def score(self, X, y, sample_weight=None, offset=None):
+        """
+        Return the share of the variance of y that is predicted, R^2.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features, as in `fit`.
+        y : array-like of shape (n_samples,)
+            Response.
+        sample_weight : array-like of shape (n_samples,), optional
+            How often each row counts.
+        offset : float or array-like of shape (n_samples,), optional
+            As in `predict`; to be given if `fit` had one.
+
+        Returns
+        -------
+        float
+            At most 1.
+
+        Raises
+        ------
+        ValueError
+            As `predict`, or if the offset is missing.
+        """
+        self._ask_for_offset(offset, "score")
+        return r2_score(y, self.predict(X, offset), sample_weight=sample_weight)
 
     _y_numeric = True
 
@@ -218,6 +288,12 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         What alpha="auto" optimises.
     categorical_features : "from_dtype", None or array-like, default="from_dtype"
         Categorical columns.
+    weighting : {"auto", "counts", "precision", "likelihood"}, default="auto"
+        What `sample_weight` means.
+    warp : {"auto", None}, default="auto"
+        Whether a column whose values are spread very unevenly gets a scale of its own.
+    verbose : int, default=0
+        Whether a long fit prints how far it is.
 
     Attributes
     ----------
@@ -259,6 +335,9 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
 
     solver = "stream"
 
+    __metadata_request__decision_function: ClassVar = {"offset": True}
+    __metadata_request__predict_proba: ClassVar = {"offset": True}
+
     def __init__(
         self,
         df=15,
@@ -269,6 +348,9 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         link="logit",
         criterion="reml",
         categorical_features="from_dtype",
+        weighting="auto",
+        warp="auto",
+        verbose=0,
     ):
         self.df = df
         self.alpha = alpha
@@ -277,6 +359,9 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         self.link = link
         self.criterion = criterion
         self.categorical_features = categorical_features
+        self.weighting = weighting
+        self.warp = warp
+        self.verbose = verbose
 
     def __sklearn_tags__(self):
         """Tell scikit-learn that two classes are what it can do."""
@@ -284,18 +369,21 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         tags.classifier_tags.multi_class = False
         return tags
 
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y, sample_weight=None, offset=None):
         """
         Fit the curves by penalised likelihood.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Features: numbers, of which none is infinite, and in frames categories.
+            Features: numbers, of which none is infinite, dates, durations, and in frames
+            categories. pandas, polars, pyarrow and NumPy are read.
         y : array-like of shape (n_samples,)
             Labels of two classes, of any type.
         sample_weight : array-like of shape (n_samples,), optional
             How often each row counts.
+        offset : array-like of shape (n_samples,), optional
+            Added to eta with no coefficient, as in `GAMRegressor`.
 
         Returns
         -------
@@ -307,9 +395,9 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         ValueError
             If a parameter is out of bounds, X is not finite, or there are not two classes.
         """
-        return self._fit([(X, y, sample_weight, None)])
+        return self._fit([(X, y, sample_weight, offset)])
 
-    def decision_function(self, X):
+    def decision_function(self, X, offset=None):
         """
         Predict on the scale of the link.
 
@@ -317,6 +405,8 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         ----------
         X : array-like of shape (n_samples, n_features)
             Features, as in `fit`.
+        offset : float or array-like of shape (n_samples,), optional
+            Added to eta; by default 0.
 
         Returns
         -------
@@ -324,9 +414,9 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
             eta; with the logit link, the log-odds of `classes_[1]`.
         """
         X = self._validate(X)
-        return self.terms_.eta(X)
+        return self.terms_.eta(X, self._read_offset(offset, len(X)))
 
-    def predict_proba(self, X):
+    def predict_proba(self, X, offset=None):
         """
         Predict the probability of each class.
 
@@ -334,6 +424,8 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         ----------
         X : array-like of shape (n_samples, n_features)
             Features, as in `fit`.
+        offset : float or array-like of shape (n_samples,), optional
+            Added to eta; by default 0.
 
         Returns
         -------
@@ -341,10 +433,10 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
             Probabilities, in the order of `classes_`.
         """
         X = self._validate(X)
-        second = self.terms_.predict(X)
+        second = self.terms_.predict(X, self._read_offset(offset, len(X)))
         return np.column_stack([1 - second, second])
 
-    def predict(self, X):
+    def predict(self, X, offset=None):
         """
         Predict the more probable class.
 
@@ -352,14 +444,44 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         ----------
         X : array-like of shape (n_samples, n_features)
             Features, as in `fit`.
+        offset : float or array-like of shape (n_samples,), optional
+            Added to eta; by default 0.
 
         Returns
         -------
         ndarray of shape (n_samples,)
             Labels out of `classes_`.
         """
-        second = self.predict_proba(X)[:, 1] > 0.5
+        second = self.predict_proba(X, offset)[:, 1] > 0.5
         return self.classes_[second.astype(int)]
+
+    def score(self, X, y, sample_weight=None, offset=None):
+        """
+        Return the share of the rows whose class is predicted.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features, as in `fit`.
+        y : array-like of shape (n_samples,)
+            Labels.
+        sample_weight : array-like of shape (n_samples,), optional
+            How often each row counts.
+        offset : float or array-like of shape (n_samples,), optional
+            As in `predict`; to be given if `fit` had one.
+
+        Returns
+        -------
+        float
+            From 0 to 1.
+
+        Raises
+        ------
+        ValueError
+            If the offset is missing.
+        """
+        self._ask_for_offset(offset, "score")
+        return accuracy_score(y, self.predict(X, offset), sample_weight=sample_weight)
 
     _y_numeric = False
 

@@ -4,10 +4,11 @@ import numpy as np
 from scipy import stats
 from sklearn.utils.validation import check_is_fitted
 
+from gam_model._columns import list_columns
 from gam_model._families import FAMILIES, LINKS
-from gam_model._features import list_values
 from gam_model._inference import normal_quantile, response_interval
 from gam_model._terms import LevelTerm
+from gam_model.dates import from_days
 
 KINDS = ("confidence", "prediction")
 
@@ -38,7 +39,7 @@ class ExplanationMixin:
         X = self._validate(X)
         return self.terms_.contributions(X)
 
-    def explain(self, X, coverage=0.95):
+    def explain(self, X, coverage=0.95, offset=None):
         """
         Explain one prediction.
 
@@ -48,12 +49,15 @@ class ExplanationMixin:
             One row.
         coverage : float, default=0.95
             Probability of the intervals.
+        offset : float or array-like of shape (1,), optional
+            As in `predict`.
 
         Returns
         -------
         pandas.DataFrame
             Columns value, contribution, lower and upper, on the scale of the link. First the
-            intercept, then the features, the largest contribution first, then their sum, eta.
+            intercept, then the features, the largest contribution first, then the offset, if one
+            is given, and their sum, eta.
 
         Raises
         ------
@@ -65,30 +69,38 @@ class ExplanationMixin:
         read, z = self._validate(X), normal_quantile(coverage)
         if len(read) != 1:
             raise ValueError(f"explain takes one row, got {len(read)}")
+        shift = self._read_offset(offset, 1)
         contributions = self.terms_.contributions(read)[0]
         values, errors = read[0].tolist(), np.zeros(len(contributions))
-        for j in self._features.levels:
-            values[j] = list_values(X, j)[0]
+        columns, _ = list_columns(X)
+        for j in [*self._features.levels, *self._features.left_out]:
+            values[j] = columns[j].cells()[0]
+        for j, unit in self._features.units.items():
+            values[j] = _from_days(values[j], unit)
         for k, term in enumerate(self.terms_.terms):
             variance = self._posterior.term_variance(k, read[:, term.feature])
             errors[term.feature] = variance[0] ** 0.5
         order = np.argsort(-abs(contributions), kind="stable")
-        estimate = [self.intercept_, *contributions[order], self.terms_.eta(read)[0]]
-        error = np.array(
-            [
-                self._posterior.intercept_variance() ** 0.5,
-                *errors[order],
+        rows = [
+            ("intercept", None, self.intercept_, self._posterior.intercept_variance() ** 0.5),
+            *((self._names()[j], values[j], contributions[j], errors[j]) for j in order),
+            *([] if shift is None else [("offset", None, shift[0], 0.0)]),
+            (
+                "eta",
+                None,
+                self.terms_.eta(read, shift)[0],
                 self._posterior.variance(read)[0] ** 0.5,
-            ]
-        )
+            ),
+        ]
+        names, values, estimate, error = zip(*rows, strict=True)
         return pd.DataFrame(
             {
-                "value": [None, *(values[j] for j in order), None],
+                "value": list(values),
                 "contribution": estimate,
-                "lower": estimate - z * error,
-                "upper": estimate + z * error,
+                "lower": estimate - z * np.array(error),
+                "upper": estimate + z * np.array(error),
             },
-            index=pd.Index(["intercept", *(self._names()[j] for j in order), "eta"], name="term"),
+            index=pd.Index(names, name="term"),
         )
 
     def terms(self, n_points=100, coverage=0.95):
@@ -98,16 +110,17 @@ class ExplanationMixin:
         Parameters
         ----------
         n_points : int, default=100
-            Number of points, evenly spaced, of a smooth term.
+            Number of points, evenly spaced, of a smooth term of many values.
         coverage : float, default=0.95
             Probability of the bands, as an average over the curve.
 
         Returns
         -------
         dict of str to pandas.DataFrame
-            By feature: columns x (values or levels), contribution, lower and upper, on the scale
-            of the link. If cells were missing in training, the last row is theirs: its x is NaN,
-            or None among levels.
+            By feature: columns x (values, dates in UTC, durations or levels), contribution, lower
+            and upper, on the scale of the link. A column of few distinct values has a row for
+            each. If cells were missing in training, the last row is theirs: its x is NaN, NaT
+            among dates, or None among levels.
         """
         import pandas as pd
 
@@ -118,12 +131,15 @@ class ExplanationMixin:
                 x, shown = np.arange(float(len(term.levels))), list(term.levels)
             else:
                 low, high = term.range
-                flat = not self._posterior.terms[k].left_out  # constant where it isn't missing
-                x = np.array([low]) if flat else np.linspace(low, high, n_points)
+                basis = self._posterior.basis.terms[k]
+                few = basis.values is not None
+                x = basis.values if few else np.linspace(low, high, n_points)
                 shown = x.tolist()
             if term.missing is not None:
                 x = np.append(x, np.nan)
                 shown.append(None if isinstance(term, LevelTerm) else np.nan)
+            if getattr(term, "unit", None):
+                shown = from_days(shown, term.unit)
             estimate, error = term(x), np.sqrt(self._posterior.term_variance(k, x))
             curves[term.name] = pd.DataFrame(
                 {
@@ -135,7 +151,7 @@ class ExplanationMixin:
             )
         return curves
 
-    def predict_interval(self, X, coverage=0.95, kind="confidence"):
+    def predict_interval(self, X, coverage=0.95, kind="confidence", offset=None):
         """
         Return the interval of each prediction.
 
@@ -146,19 +162,22 @@ class ExplanationMixin:
         coverage : float, default=0.95
             Probability, as an average over rows.
         kind : {"confidence", "prediction"}, default="confidence"
-            Of the mean mu, or of a new response.
+            Of the mean mu, or of a new response; the latter holds the former.
+        offset : float or array-like of shape (n_samples,), optional
+            As in `predict`.
 
         Returns
         -------
         ndarray of shape (n_samples, 2), float64
             Lower and upper end, in the units of y; for a classifier, of the probability of
-            `classes_[1]`.
+            `classes_[1]`. The prediction lies between them. The upper end is infinite where a
+            mean beyond all bounds can't be excluded, as near the pole of the inverse link.
 
         Raises
         ------
         ValueError
-            If `X` is not what `fit` saw, `coverage` is no probability, or a single response is
-            asked of two classes.
+            As `predict`, or if `coverage` is no probability, or a single response is asked of two
+            classes.
 
         References
         ----------
@@ -167,15 +186,16 @@ class ExplanationMixin:
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {KINDS}, got kind={kind!r}")
         read, z = self._validate(X), normal_quantile(coverage)
+        shift = self._read_offset(offset, len(read))
         link, family = LINKS[self.terms_.link], FAMILIES[self._family]
-        eta, variance = self.terms_.eta(read), self._posterior.variance(read)
-        if kind == "confidence":
-            ends = eta[:, None] + z * np.sqrt(variance)[:, None] * np.array([-1, 1])
-            return np.sort(link.inverse(ends), axis=1)  # a link may fall
-        mu = link.inverse(eta)
-        return response_interval(
-            family, mu, variance / link.derivative(mu) ** 2, self.scale_, coverage
-        )
+        mu, eta = self.terms_.predict(read, shift), self.terms_.eta(read, shift)
+        variance = self._posterior.variance(read)
+        ends = link.bracket(eta - z * np.sqrt(variance), eta + z * np.sqrt(variance))
+        if kind == "prediction":
+            wide = response_interval(family, link, eta, variance, self.scale_, coverage)
+            ends = np.column_stack([np.fmin(wide, ends)[:, 0], np.fmax(wide, ends)[:, 1]])
+        # But for rounding, the prediction is between them anyway.
+        return np.column_stack([np.minimum(ends[:, 0], mu), np.maximum(ends[:, 1], mu)])
 
     def summary_frame(self):
         """
@@ -191,8 +211,17 @@ class ExplanationMixin:
 
         Notes
         -----
-        The p-values hold for smoothing parameters that were given. Chosen from the same data,
-        they make them somewhat too small.
+        A curve is tested after Wood (2013a), a term whose effects are all penalised, such as that
+        of a categorical column, as a random effect, after Wood (2013b).
+
+        The p-values of curves hold for smoothing parameters that were given. Chosen from the same
+        data, they make them somewhat too small.
+
+        References
+        ----------
+        Wood (2013a), "On p-values for smooth components of an extended generalized additive
+        model", Biometrika 100(1).
+        Wood (2013b), "A simple test for random effects in regression models", Biometrika 100(4).
         """
         import pandas as pd
 
@@ -294,6 +323,13 @@ class ExplanationMixin:
             )
         )
         return summary
+
+
+def _from_days(days, unit):
+    import pandas as pd
+
+    kind = pd.Timestamp if unit == "date" else pd.Timedelta
+    return kind(from_days(days, unit)[()])
 
 
 def _show(value):

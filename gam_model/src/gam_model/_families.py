@@ -4,11 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit, gammaln, logit, ndtr, ndtri, xlogy
+from scipy.special import expit, gammaincinv, gammaln, logit, ndtr, ndtri, xlog1py, xlogy
 
-_TINY = np.finfo(float).tiny
+_HUGE = np.finfo(float).max
+# A mean of counts or of amounts stays above it, so that y / mu is finite.
+_TINY = 1e-200
 # mu of a binomial stays this far from 0 and 1, so that its weights and its deviance are finite.
 _EDGE = np.finfo(float).eps
+_MANY = 1e6  # counts that are as good as continuous, and whose quantiles SciPy takes ages for
 
 
 @dataclass(frozen=True)
@@ -20,14 +23,51 @@ class Link:
     ----------
     name : str
         Its name, as in statsmodels' `links`.
-    link, inverse, derivative : callable
-        g(mu), its inverse, and g'(mu), elementwise.
+    link, derivative : callable
+        g(mu) and g'(mu), elementwise.
+    inverse : callable
+        The inverse of g, elementwise, for all numbers: where g does not reach eta it gives the
+        limit of mu, such as infinity beyond a pole.
+    domain : tuple of float
+        Between which eta, ends excluded, mu is finite.
+    means : tuple of float
+        Between which mu, ends excluded, g is defined.
+    turn : float or None
+        Where the inverse turns from falling to rising, if it does.
     """
 
     name: str
     link: Callable[[np.ndarray], np.ndarray]
     inverse: Callable[[np.ndarray], np.ndarray]
     derivative: Callable[[np.ndarray], np.ndarray]
+    domain: tuple[float, float] = (-np.inf, np.inf)
+    means: tuple[float, float] = (-np.inf, np.inf)
+    turn: float | None = None
+
+    def reaches(self, eta):
+        """Return for each eta, a number or an array, whether its mu is finite."""
+        low, high = self.domain
+        return (low < eta) & (eta < high)
+
+    def bracket(self, low, high):
+        """
+        Turn intervals of eta into intervals of mu.
+
+        Parameters
+        ----------
+        low, high : ndarray of shape (n_samples,)
+            Ends of eta.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, 2)
+            Lower and upper end of mu; infinite where the interval of eta reaches a pole.
+        """
+        with np.errstate(over="ignore", divide="ignore"):
+            ends = np.sort(self.inverse(np.column_stack([low, high])), axis=1)  # a link may fall
+        if self.turn is not None:
+            ends[(low < self.turn) & (self.turn < high), 0] = self.inverse(self.turn)
+        return ends
 
 
 def _normal_density(z):
@@ -35,16 +75,39 @@ def _normal_density(z):
 
 
 IDENTITY = Link("identity", lambda mu: mu, lambda eta: eta, np.ones_like)
-LOG = Link("log", np.log, np.exp, lambda mu: 1 / mu)
-INVERSE = Link("inverse", lambda mu: 1 / mu, lambda eta: 1 / eta, lambda mu: -1 / mu**2)
-SQRT = Link("sqrt", np.sqrt, np.square, lambda mu: 0.5 / np.sqrt(mu))
-LOGIT = Link("logit", logit, expit, lambda mu: 1 / (mu * (1 - mu)))
-PROBIT = Link("probit", ndtri, ndtr, lambda mu: 1 / _normal_density(ndtri(mu)))
+LOG = Link(
+    "log",
+    np.log,
+    lambda eta: np.exp(np.maximum(eta, np.log(_TINY))),
+    lambda mu: 1 / mu,
+    domain=(-np.inf, np.log(_HUGE)),
+    means=(0.0, np.inf),
+)
+INVERSE = Link(
+    "inverse",
+    lambda mu: 1 / mu,
+    lambda eta: 1 / np.maximum(eta, 0.0),
+    lambda mu: -1 / mu**2,
+    domain=(1 / _HUGE, np.inf),
+    means=(0.0, np.inf),
+)
+SQRT = Link(
+    "sqrt",
+    np.sqrt,
+    lambda eta: np.maximum(np.square(eta), _TINY),
+    lambda mu: 0.5 / np.sqrt(mu),
+    domain=(-np.sqrt(_HUGE), np.sqrt(_HUGE)),
+    means=(0.0, np.inf),
+    turn=0.0,
+)
+LOGIT = Link("logit", logit, expit, lambda mu: 1 / (mu * (1 - mu)), means=(0.0, 1.0))
+PROBIT = Link("probit", ndtri, ndtr, lambda mu: 1 / _normal_density(ndtri(mu)), means=(0.0, 1.0))
 CLOGLOG = Link(
     "cloglog",
     lambda mu: np.log(-np.log1p(-mu)),
-    lambda eta: -np.expm1(-np.exp(eta)),
+    lambda eta: -np.expm1(-np.exp(np.minimum(eta, 100.0))),
     lambda mu: -1 / ((1 - mu) * np.log1p(-mu)),
+    means=(0.0, 1.0),
 )
 LINKS = {link.name: link for link in (IDENTITY, LOG, INVERSE, SQRT, LOGIT, PROBIT, CLOGLOG)}
 
@@ -76,10 +139,11 @@ class Family:
         What a row with mu = y adds to the log-likelihood, elementwise, but for `log_scale`.
     log_scale : callable
         What the scale adds to it.
-    start : callable
-        A first mu from y and its mean, inside the bounds.
     scale : float or None
         The scale where the family fixes it; None where it is estimated.
+    quantile : callable or None
+        Quantiles of a new response, from the probabilities, mu, how uncertain mu is (its
+        variance) and the scale; None where single responses are 0 or 1.
 
     References
     ----------
@@ -96,8 +160,48 @@ class Family:
     generator: Callable[[np.ndarray], np.ndarray]
     log_base: Callable[[np.ndarray], np.ndarray]
     log_scale: Callable[[float], float]
-    start: Callable[[np.ndarray, float], np.ndarray]
     scale: float | None
+    quantile: Callable[[np.ndarray, np.ndarray, np.ndarray, float], np.ndarray] | None
+
+
+# A new response varies by V(mu) scale + variance: a normal; for counts a negative binomial, for
+# gamma a gamma of lower shape.
+
+
+def _normal_quantile(p, mu, variance, scale):
+    return mu + np.sqrt(scale + variance) * ndtri(p)
+
+
+def _count_quantile(p, mu, variance, _):
+    from scipy import stats  # which takes a third of a second, and serving needs none
+
+    size = mu / np.maximum(variance / mu, 1e-9 * mu)
+    few = np.minimum(mu, _MANY)
+    counts = stats.nbinom.ppf(p, size, size / (size + few))
+    return np.where(mu < _MANY, counts, np.rint(_gamma_quantile(p, mu, variance, 1 / mu)))
+
+
+def _gamma_quantile(p, mu, variance, scale):
+    shape = 1 / (scale + variance / mu / mu)
+    return mu * (gammaincinv(shape, p) / shape)
+
+
+# Deviances are functions of q = y / mu, flat at q = 1, so that the rounding of q is of no account
+# where y is near mu, and no digit is lost to large numbers that cancel.
+
+
+def _poisson_deviance(y, mu):
+    q = y / mu
+    return 2 * (xlogy(y, q) - mu * (q - 1))
+
+
+def _binomial_deviance(y, mu):
+    return _poisson_deviance(y, mu) + _poisson_deviance(1 - y, 1 - mu)
+
+
+def _gamma_deviance(y, mu):
+    q = y / mu
+    return 2 * (q - 1 - np.log(q))
 
 
 FAMILIES = {
@@ -114,50 +218,50 @@ FAMILIES = {
             generator=lambda y: y * y / 2,
             log_base=np.zeros_like,
             log_scale=lambda scale: -0.5 * np.log(2 * np.pi * scale),
-            start=lambda y, mean: (y + mean) / 2,
             scale=None,
+            quantile=_normal_quantile,
         ),
         Family(
             "binomial",
             links=(LOGIT, PROBIT, CLOGLOG),
             variance=lambda mu: mu * (1 - mu),
-            unit_deviance=lambda y, mu: 2 * (xlogy(y, y / mu) + xlogy(1 - y, (1 - y) / (1 - mu))),
+            unit_deviance=_binomial_deviance,
             bounds=(_EDGE, 1 - _EDGE),
             domain="between 0 and 1",
             accepts=lambda low, high: low >= 0 and high <= 1,
-            generator=lambda y: xlogy(y, y) + xlogy(1 - y, 1 - y),
-            log_base=lambda y: xlogy(y, y) + xlogy(1 - y, 1 - y),
+            generator=lambda y: xlogy(y, y) + xlog1py(1 - y, -y),
+            log_base=lambda y: xlogy(y, y) + xlog1py(1 - y, -y),
             log_scale=lambda scale: 0.0,
-            start=lambda y, mean: (y + 0.5) / 2,
             scale=1.0,
+            quantile=None,
         ),
         Family(
             "poisson",
             links=(LOG, SQRT),
             variance=lambda mu: mu,
-            unit_deviance=lambda y, mu: 2 * (xlogy(y, y / mu) - (y - mu)),
+            unit_deviance=_poisson_deviance,
             bounds=(_TINY, np.inf),
             domain="not negative, and not all 0",
             accepts=lambda low, high: low >= 0 and high > 0,
             generator=lambda y: xlogy(y, y),
             log_base=lambda y: xlogy(y, y) - y - gammaln(y + 1),
             log_scale=lambda scale: 0.0,
-            start=lambda y, mean: (y + mean) / 2,
             scale=1.0,
+            quantile=_count_quantile,
         ),
         Family(
             "gamma",
             links=(LOG, INVERSE),
             variance=np.square,
-            unit_deviance=lambda y, mu: 2 * ((y - mu) / mu - np.log(y / mu)),
+            unit_deviance=_gamma_deviance,
             bounds=(_TINY, np.inf),
             domain="positive",
             accepts=lambda low, high: low > 0,
             generator=lambda y: -np.log(y),
             log_base=lambda y: -np.log(y),
             log_scale=lambda scale: -(1 + np.log(scale)) / scale - gammaln(1 / scale),
-            start=lambda y, mean: (y + mean) / 2,
             scale=None,
+            quantile=_gamma_quantile,
         ),
     )
 }
@@ -196,3 +300,30 @@ def find_family(name, link=None):
     if link is not None and link not in links:
         raise ValueError(f"link of {name} must be one of {tuple(links)}, got link={link!r}")
     return family, family.links[0] if link is None else links[link]
+
+
+def check_mean(family, link, mean):
+    """
+    Refuse a y on whose mean the link is not defined, so that there is no fit to start from.
+
+    Parameters
+    ----------
+    family : Family
+        Distribution of the response.
+    link : Link
+        Its link.
+    mean : float
+        Mean of y.
+
+    Raises
+    ------
+    ValueError
+        If the link is not defined there.
+    """
+    low, high = link.means
+    if not low < np.clip(mean, *family.bounds) < high:
+        others = " or ".join(repr(other.name) for other in family.links if other is not link)
+        raise ValueError(
+            f"with link={link.name!r} the mean of y must lie between {low:g} and {high:g}, but it "
+            f"is {mean:g}; shift y, or take link={others}"
+        )

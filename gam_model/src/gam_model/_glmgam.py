@@ -4,10 +4,11 @@ import warnings
 
 import numpy as np
 
-from gam_model._solver import Fit, Normal, Solution
+from gam_model._normal import Arrowhead, Normal, solve
+from gam_model._solver import Fit, Reference
 
 
-def fit_glmgam(basis, block, totals, alpha):
+def fit_glmgam(basis, block, totals, smoothing):
     """
     Fit a gaussian additive model with identity link by statsmodels.
 
@@ -19,8 +20,8 @@ def fit_glmgam(basis, block, totals, alpha):
         All rows.
     totals : Totals
         Theirs.
-    alpha : ndarray of shape (n_terms,)
-        Penalty weight of each term, as statsmodels means it.
+    smoothing : Smoothing
+        Has the weight of each term's penalty.
 
     Returns
     -------
@@ -33,30 +34,52 @@ def fit_glmgam(basis, block, totals, alpha):
     from statsmodels.tools.sm_exceptions import SingularMatrixWarning
 
     X, y, weight, _ = block
-    terms = basis.terms
+    weight = weight * totals.unit
+    # GLMGam has no splines of degree 1: straight lines are columns of their own.
+    curves = [k for k, term in enumerate(basis.terms) if term.degree > 1]
+    lines = [k for k, term in enumerate(basis.terms) if term.degree == 1]
+    exog = np.column_stack(
+        [np.ones(len(y))]
+        + [
+            basis.terms[k].design(X[:, basis.terms[k].feature], "linear", None)[:, 1]
+            for k in lines
+        ]
+    )
+    terms, alpha = [basis.terms[k] for k in curves], smoothing.alpha[curves]
     bases = BSplines(
         X[:, [term.feature for term in terms]],
         df=[term.n_splines for term in terms],
         degree=[term.degree for term in terms],
         knot_kwds=[{"all_knots": term.knots} for term in terms],
     )
-    model = GLMGam(y, exog=np.ones((len(y), 1)), smoother=bases, alpha=alpha.tolist())
+    model = GLMGam(y, exog=exog, smoother=bases, alpha=alpha.tolist())
     with warnings.catch_warnings():
         # Collinear columns are no error: the solution of least norm predicts as well as any.
         warnings.simplefilter("ignore", SingularMatrixWarning)
         # P-IRLS with an identity link is this one step; GLMGam.fit has no answer to an exact fit.
         penalty = model.penal.penalty_matrix(alpha=model.alpha)
         step = penalized_wls(y, model.exog, penalty, weight)
-    weighed, turn = model.exog * weight[:, None], basis.turn
+    places = [np.arange(b.start, b.stop) for b in basis.blocks]
+    order = np.argsort(np.concatenate([[0], *(places[k] for k in (*lines, *curves))]))
+    design, coef = model.exog[:, order], step.params[order]
+    weighed, rotation = design * weight[:, None], basis.rotation
     means = np.zeros(basis.width)
-    means[basis.kept[1:]] = weighed[:, 1:].sum(axis=0) / totals.n_rows
+    means[basis.kept[1:]] = weighed[:, 1:].sum(axis=0) / totals.weight
+    gram = rotation.T @ (design.T @ weighed) @ rotation
+    k = len(coef)
     normal = Normal(
-        gram=turn.T @ (model.exog.T @ weighed) @ turn,
-        moment=turn.T @ (weighed.T @ y),
+        gram=Arrowhead(gram, np.empty((0, k)), np.empty(0)),
+        moment=rotation.T @ (weighed.T @ y),
         square=float(weight @ y**2),
-        deviance=float(weight @ (y - model.exog @ step.params) ** 2),
+        deviance=float(weight @ (y - design @ coef) ** 2),
         means=means,
         n_rows=totals.n_rows,
     )
-    inverse = turn.T @ step.normalized_cov_params @ turn
-    return Fit(normal, 2 * alpha, Solution(turn.T @ step.params, inverse))
+    reference = Reference.read(normal, basis)
+    weights = 2 * smoothing.alpha[basis.owners]
+    solution = solve(normal, basis.penalize(weights))
+    inverse = rotation.T @ step.normalized_cov_params[np.ix_(order, order)] @ rotation
+    solution = solution._replace(
+        coef=rotation.T @ coef, inverse=solution.inverse._replace(dense=inverse)
+    )
+    return Fit(normal, basis, weights, solution, reference)

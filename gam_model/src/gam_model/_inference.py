@@ -6,8 +6,16 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
+from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg.lapack import dpstrf
+
+from gam_model._basis import Basis
+from gam_model._mixtures import exceed
+from gam_model._normal import Inverse
 
 _CHUNK = 4096
+_NO_EFFECT = 1e-8  # of the largest variance of an effect: below it is rounding
+_FEW_EFFECTS = 400  # levels of one term, whose eigenvalues take no time
 _NO_VARIANCE = 1e-12  # of the largest eigenvalue: what is below belongs to no direction of a curve
 
 
@@ -21,11 +29,11 @@ class Posterior:
 
     Parameters
     ----------
-    terms : list of SplineBasis or LevelBasis
+    basis : Basis
         The functions of each term.
     coef : ndarray of shape (n_coef,)
         Intercept, then each term's coefficients but those of functions left out.
-    covariance : ndarray of shape (n_coef, n_coef)
+    covariance : Inverse
         Theirs, on the scale of the link, squared.
     means : ndarray of shape (n_coef,)
         Mean of each function over the training rows; 1 for the intercept.
@@ -39,9 +47,9 @@ class Posterior:
     model components", Scandinavian Journal of Statistics 39.
     """
 
-    terms: list
+    basis: Basis
     coef: np.ndarray
-    covariance: np.ndarray
+    covariance: Inverse
     means: np.ndarray
     extrapolate: str
 
@@ -59,14 +67,19 @@ class Posterior:
         ndarray of shape (n_samples,)
             On the scale of the link, squared.
         """
-        variance = np.empty(len(X))
+        variance, terms, last = np.empty(len(X)), self.basis.terms, self.basis.last
         for start in range(0, len(X), _CHUNK):
             rows = slice(start, start + _CHUNK)
-            blocks = [
-                self._design(k, X[rows, term.feature])[0] for k, term in enumerate(self.terms)
-            ]
-            design = np.hstack([np.ones((len(X[rows]), 1)), *blocks])
-            variance[rows] = np.einsum("ij,ij->i", design @ self.covariance, design)
+            design = np.ones((len(X[rows]), self.basis.n_dense))
+            for k, term in enumerate(terms):
+                if k != last:
+                    design[:, self.basis.blocks[k]] = self._design(k, X[rows, term.feature])
+            alone = 0.0
+            if last is not None:
+                shift, alone = self._at_levels(X[rows, terms[last].feature])
+                design -= shift
+            spread = np.einsum("ij,ij->i", design @ self.covariance.dense, design)
+            variance[rows] = spread + alone
         return np.maximum(variance, 0.0)
 
     def term_variance(self, k, x):
@@ -85,25 +98,50 @@ class Posterior:
         ndarray of shape (n_samples,)
             On the scale of the link, squared.
         """
-        design, own = self._design(k, x)
-        design = design - self.means[own]
-        variance = np.einsum("ij,ij->i", design @ self.covariance[own, own], design)
-        return np.maximum(variance, 0.0)
+        own, dense, alone = self.basis.blocks[k], self.covariance.dense, 0.0
+        if k == self.basis.last:
+            mean, off = self._mean_level()
+            design, alone = self._at_levels(x)
+            # A level takes part in the mean of all.
+            known = self._codes(x)
+            twice = 2 * self.covariance.own * self.means[own]
+            alone = np.where(known >= 0, alone + off - twice[known], 0.0)
+            design = design - mean
+        else:
+            design, dense = self._design(k, x) - self.means[own], dense[own, own]
+        return np.maximum(np.einsum("ij,ij->i", design @ dense, design) + alone, 0.0)
 
     def intercept_variance(self):
         """Return the variance of the mean eta over the training rows."""
-        return float(self.means @ self.covariance @ self.means)
+        design, alone = self.means[: self.basis.n_dense], 0.0
+        if self.basis.last is not None:
+            mean, alone = self._mean_level()
+            design = design - mean
+        return float(design @ self.covariance.dense @ design + alone)
 
     def _design(self, k, x):
-        term = self.terms[k]
-        start = 1 + sum(t.size - t.left_out for t in self.terms[:k])
-        own = slice(start, start + term.size - term.left_out)
-        mean = np.append(np.zeros(term.left_out), self.means[own])
-        return term.design(x, self.extrapolate, mean)[:, term.left_out :], own
+        term = self.basis.terms[k]
+        mean = np.append(np.zeros(term.left_out), self.means[self.basis.blocks[k]])
+        return term.design(x, self.extrapolate, mean)[:, term.left_out :]
+
+    def _codes(self, x):
+        term = self.basis.terms[self.basis.last]
+        codes = np.where(np.isnan(x), term.n_levels if term.missing else -1, x).astype(int)
+        return np.where(codes < term.size, codes, -1)
+
+    def _at_levels(self, x):
+        """Return the shift and the variance of their own of the levels; the mean if unseen."""
+        codes, (mean, off) = self._codes(x), self._mean_level()
+        shift = np.where(codes[:, None] >= 0, self.covariance.shift[codes], mean)
+        return shift, np.where(codes >= 0, self.covariance.own[codes], off)
+
+    def _mean_level(self):
+        means = self.means[self.basis.n_dense :]
+        return means @ self.covariance.shift, float(self.covariance.own @ means**2)
 
 
 class TermTest(NamedTuple):
-    """Wald test of one term: reference df, statistic (an F, or chi-square) and p-value."""
+    """Test of one term: reference df, statistic (an F, or chi-square) and p-value."""
 
     ref_df: float
     statistic: float
@@ -164,6 +202,136 @@ def check_term(coef, covariance, gram, ref_df, residual_df):
         return TermTest(r, float(np.mean(statistics)), float(p_value))
     p_value = np.mean([stats.f.sf(t / r, r, residual_df) for t in statistics])
     return TermTest(r, float(np.mean(statistics)) / r, float(p_value))
+
+
+def check_effects(gram, inverse, penalty, random, block, coef, scale, residual_df):
+    """
+    Test whether the effects of a fully penalised term are zero, that is, have no variance.
+
+    T = b' A^-1 b / scale, with b the effects and A their block of (B'WB + S)^-1: twice what the
+    penalised log-likelihood loses without the term. If the effects are zero, T is a sum of
+    chi-squared variables, weighted by the eigenvalues of A^-1 V / scale, where V is the
+    frequentist covariance of b over repetitions in which the effects of the other fully penalised
+    terms are drawn anew, too. An estimated scale adds an independent chi-square of its degrees of
+    freedom, divided by them, as denominator.
+
+    Parameters
+    ----------
+    gram : ndarray of shape (n_coef, n_coef)
+        B'WB of all coefficients.
+    inverse : ndarray of shape (n_coef, n_coef)
+        (gram + diag(penalty))^-1, or the pseudo-inverse.
+    penalty : ndarray of shape (n_coef,)
+        The penalty's diagonal.
+    random : ndarray of shape (n_coef,), bool
+        Which coefficients belong to fully penalised terms, the block's included.
+    block : slice
+        The effects to test.
+    coef : ndarray of shape (n_coef,)
+        All coefficients.
+    scale : float
+        The scale, or its estimate.
+    residual_df : float or None
+        Degrees of freedom left for the scale; None if it is known.
+
+    Returns
+    -------
+    TermTest
+        `ref_df` is the rank of V; `statistic` is T, or T / ref_df where the scale is estimated.
+
+    Notes
+    -----
+    For more than 400 effects the eigenvalues are not worked out: a multiple of one chi-square,
+    shifted, that has the sum's mean, variance and skewness stands in for it.
+
+    References
+    ----------
+    Wood (2013), "A simple test for random effects in regression models", Biometrika 100(4).
+    Liu, Tang and Zhang (2009), "A new chi-square approximation to the distribution of
+    non-negative definite quadratic forms in non-central normal variables", Computational
+    Statistics & Data Analysis 53(4).
+    """
+    others = random.copy()
+    others[block] = False
+    reach = inverse[block, others]
+    # inverse gram inverse, with S the penalty, and of each other effect (inverse_bj S_j)^2 / S_j
+    variance = inverse[block] @ gram @ inverse[:, block] + (reach * penalty[others]) @ reach.T
+    size = np.sqrt(inverse.diagonal()[block])
+    scaled = inverse[block, block] / np.outer(size, size)
+    scaled += 4 * len(size) * np.finfo(float).eps * np.eye(len(size))  # if it is a pseudo-inverse
+    root = cholesky(scaled, lower=True)
+    effects = solve_triangular(root, coef[block] / size, lower=True)
+    half = solve_triangular(root, variance / np.outer(size, size), lower=True)
+    variance = solve_triangular(root, half.T, lower=True)
+    rank = dpstrf(variance, tol=_NO_EFFECT * variance.diagonal().max())[2]
+    if not rank:
+        return TermTest(0.0, np.nan, np.nan)
+    statistic = float(effects @ effects) / scale
+    if len(variance) <= _FEW_EFFECTS:
+        weights = np.maximum(np.linalg.eigvalsh(variance), 0.0)
+        return _compare(statistic, float(rank), weights, np.ones(len(weights)), 0.0, residual_df)
+    square = variance @ variance
+    traces = variance.trace(), square.trace(), np.sum(square * variance)
+    return _compare(statistic, float(rank), *_match(*traces), residual_df)
+
+
+def check_levels(fit, k, scale, residual_df):
+    """
+    Test whether the effects of a categorical column are zero.
+
+    Parameters
+    ----------
+    fit : Fit
+        The fit, at its end.
+    k : int
+        Position of the column's term.
+    scale, residual_df : float
+        As in `check_effects`.
+
+    Returns
+    -------
+    TermTest
+        As that of `check_effects`. Of the column that the solver treats apart, with more than 400
+        levels, the weights are taken for its edf, level by level.
+    """
+    basis, gram, inverse = fit.basis, fit.normal.gram, fit.solution.inverse
+    coef, penalty, n = fit.solution.coef, basis.penalize(fit.weights), basis.n_dense
+    random = np.zeros(len(coef), dtype=bool)
+    for term, block in zip(basis.terms, basis.blocks, strict=True):
+        random[block] = not term.left_out  # then all of it is penalised
+    block, levels = basis.blocks[k], slice(n, None)
+    if k == basis.last and len(gram.own) > _FEW_EFFECTS:
+        effects, others = coef[levels], gram.cross.T @ coef[levels]
+        taken = np.linalg.lstsq(gram.dense + np.diag(penalty[:n]), others, rcond=None)[0]
+        statistic = (gram.own + penalty[levels]) @ effects**2 - others @ taken
+        weights = np.clip(1 - penalty[levels] * inverse.diagonal()[levels], 0.0, 1.0)
+        traces = (np.sum(weights**power) for power in (1, 2, 3))
+        rank = len(effects) - 1.0  # what all levels have in common is the intercept's
+        return _compare(float(statistic) / scale, rank, *_match(*traces), residual_df)
+    if k == basis.last:
+        gram, inverse = gram.fill(), inverse.fill()
+    else:  # the effects of the column apart are part of the noise
+        shift = gram.cross / (gram.own + penalty[levels])[:, None]
+        gram, inverse = gram.dense - gram.cross.T @ shift, inverse.dense
+        penalty, random, coef = penalty[:n], random[:n], coef[:n]
+    return check_effects(gram, inverse, penalty, random, block, coef, scale, residual_df)
+
+
+def _match(one, two, three):
+    """Return weight, df and shift of a chi-square, from the sums of powers of the weights."""
+    if not three > 0:
+        return np.zeros(1), np.ones(1), one
+    return np.array([three / two]), np.array([two**3 / three**2]), one - two**2 / three
+
+
+def _compare(statistic, rank, weights, df, shift, residual_df):
+    """Return the test of a statistic by a shifted sum of chi-squared variables."""
+    if not weights.max() > 0:
+        return TermTest(0.0, np.nan, np.nan)
+    if residual_df is None:
+        return TermTest(rank, statistic, exceed(statistic - shift, weights, df))
+    weights, df = np.append(weights, -statistic / residual_df), np.append(df, residual_df)
+    return TermTest(rank, statistic / rank, exceed(-shift, weights, df))
 
 
 class Statistics(NamedTuple):
@@ -250,7 +418,7 @@ def normal_quantile(coverage):
     return stats.norm.ppf((1 + coverage) / 2)
 
 
-def response_interval(family, mu, variance, scale, coverage):
+def response_interval(family, link, eta, variance, scale, coverage):
     """
     Return the interval that a new response falls into.
 
@@ -261,8 +429,10 @@ def response_interval(family, mu, variance, scale, coverage):
     ----------
     family : Family
         Distribution of the response.
-    mu, variance : ndarray of shape (n_samples,)
-        Its mean, and how uncertain that is.
+    link : Link
+        Its link.
+    eta, variance : ndarray of shape (n_samples,)
+        Estimate on the scale of the link, and how uncertain it is.
     scale : float
         The family's scale.
     coverage : float
@@ -271,24 +441,19 @@ def response_interval(family, mu, variance, scale, coverage):
     Returns
     -------
     ndarray of shape (n_samples, 2)
-        Lower and upper end, in the units of y.
+        Lower and upper end, in the units of y; NaN where no quantile can be worked out.
 
     Raises
     ------
     ValueError
         For the binomial, whose single response is 0 or 1.
     """
-    tails = np.array([(1 - coverage) / 2, (1 + coverage) / 2])
-    mu, variance = mu[:, None], variance[:, None]
-    if family.name == "gaussian":
-        return stats.norm.ppf(tails, mu, np.sqrt(scale + variance))
-    if family.name == "poisson":
-        size = mu**2 / np.maximum(variance, 1e-9 * mu**2)
-        return stats.nbinom.ppf(tails, size, size / (size + mu))
-    if family.name == "gamma":
-        shape = mu**2 / (scale * mu**2 + variance)
-        return stats.gamma.ppf(tails, shape, scale=mu / shape)
-    raise ValueError(
-        'a single response of family="binomial" is 0 or 1; ask for kind="confidence", the '
-        "interval of its probability"
-    )
+    if family.quantile is None:
+        raise ValueError(
+            f'a single response of family="{family.name}" is 0 or 1; ask for kind="confidence", '
+            "the interval of its probability"
+        )
+    tails, mu = np.array([(1 - coverage) / 2, (1 + coverage) / 2]), link.inverse(eta)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        variance = variance / link.derivative(mu) ** 2
+        return family.quantile(tails, mu[:, None], variance[:, None], scale)

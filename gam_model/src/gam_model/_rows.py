@@ -26,13 +26,18 @@ class Totals(NamedTuple):
     """
     What one pass tells.
 
-    n_rows is the sum of the weights, n_lines the number of rows, mean that of y; low, high and
-    missing describe the columns of X; null_deviance is the deviance of y about its mean, and
-    log_base the sum of the family's `log_base`. sample holds all rows, or so many of them.
+    n_rows is the number of rows: the sum of the weights, if they are counts, else that of the
+    lines, n_lines. Weights are to be multiplied by unit. weight is the sum of the weights, mean
+    that of y; low, high and missing describe the columns of X; null_deviance is the deviance of y
+    about its mean, and log_base the sum of the family's `log_base`, both for weights times unit.
+    counted says whether the weights are counts. sample holds all rows, or so many of them.
     """
 
     n_rows: float
     n_lines: int
+    unit: float
+    counted: bool
+    weight: float
     mean: float
     low: np.ndarray
     high: np.ndarray
@@ -42,7 +47,10 @@ class Totals(NamedTuple):
     sample: Block
 
 
-def scan(blocks, family, limit=None):
+WEIGHTINGS = ("auto", "counts", "precision", "likelihood")
+
+
+def scan(blocks, family, limit=None, weighting="auto"):
     """
     Pass once over all rows.
 
@@ -55,6 +63,8 @@ def scan(blocks, family, limit=None):
     limit : int, optional
         Size of the sample at most; each row is as likely in it as any other, and the same rows
         give the same sample.
+    weighting : {"auto", "counts", "precision", "likelihood"}
+        What the weights mean, as in `GAMRegressor`.
 
     Returns
     -------
@@ -66,7 +76,8 @@ def scan(blocks, family, limit=None):
         If there is no row, or the family cannot have such a y.
     """
     rng, keys, sample = np.random.default_rng(0), np.empty(0), None
-    n_rows, n_lines, total, generated, log_base = 0.0, 0, 0.0, 0.0, 0.0
+    all_weight, n_lines, total, generated, log_base, log_weight = 0.0, 0, 0.0, 0.0, 0.0, 0.0
+    whole, whole_y = True, True
     low, high, y_low, y_high = np.inf, -np.inf, np.inf, -np.inf
     missing, centre = False, None
     for block in blocks:
@@ -81,7 +92,10 @@ def scan(blocks, family, limit=None):
         missing = missing | hole.any(axis=0)
         y_low, y_high = min(y_low, float(y.min())), max(y_high, float(y.max()))
         n_lines += len(y)
-        n_rows += float(weight.sum())
+        all_weight += float(weight.sum())
+        whole = whole and bool((weight == np.floor(weight)).all())
+        whole_y = whole_y and bool((y == np.floor(y)).all())
+        log_weight += float(np.log(weight).sum())
         total += float(weight @ (y - centre))
         with np.errstate(invalid="ignore", divide="ignore"):  # of a y that is refused below
             generated += float(weight @ family.generator(y - centre))
@@ -101,18 +115,49 @@ def scan(blocks, family, limit=None):
             f"y of family={family.name!r} must be {family.domain}, "
             f"got values from {y_low:g} to {y_high:g}"
         )
-    mean = total / n_rows
-    null = 2 * (generated - n_rows * float(family.generator(np.float64(mean))))
+    mean = total / all_weight
+    if family.name == "binomial" and mean in (0, 1):
+        raise ValueError(
+            f"y is {mean:g} in every row that has a weight: there is nothing to tell the two "
+            "classes apart by"
+        )
+    if weighting == "auto":
+        # A rate with a whole number of trials is one row, which cannot be repeated.
+        counted = whole and (family.scale is None or whole_y)
+        relative = not whole and family.scale is None
+    else:
+        counted, relative = weighting == "counts", weighting == "precision"
+    unit = n_lines / all_weight if relative else 1.0
+    null = 2 * (generated - all_weight * float(family.generator(np.float64(mean))))
+    log_base *= unit
+    if relative and family.name == "gaussian":
+        log_base += (log_weight + n_lines * np.log(unit)) / 2
     return Totals(
-        n_rows, n_lines, mean + centre, low, high, missing, max(null, 0.0), log_base, sample
+        n_rows=all_weight if counted else float(n_lines),
+        n_lines=n_lines,
+        unit=unit,
+        counted=counted,
+        weight=unit * all_weight,
+        mean=mean + centre,
+        low=low,
+        high=high,
+        missing=missing,
+        null_deviance=unit * max(null, 0.0),
+        log_base=log_base,
+        sample=sample,
     )
 
 
 class Chunk(NamedTuple):
-    """Some rows for the solver: the basis where it is not zero, response, weights, offsets."""
+    """
+    Some rows for the solver: the basis where it is not zero, response, weights, offsets.
+
+    columns, values and levels are those of `Basis.evaluate`.
+    """
 
     columns: np.ndarray
     values: np.ndarray
+    levels: np.ndarray | None
     y: np.ndarray
     weight: np.ndarray
     offset: np.ndarray
@@ -129,18 +174,20 @@ class Rows:
     blocks : iterable of Block
         The rows; each pass begins anew.
     n_rows : float
-        Sum of the weights.
-    mean : float
-        Mean of y.
+        Number of rows.
+    weight : float
+        Sum of their weights times `unit`.
+    unit : float, default=1.0
+        Multiplies the weights.
     centre : float, default=0.0
         Taken off y, so that what is far from 0 loses no digits.
     n_lines : int, optional
         Number of rows, where they lie in memory.
     """
 
-    def __init__(self, basis, blocks, n_rows, mean, centre=0.0, n_lines=np.inf):
-        self.basis, self.n_rows, self.mean = basis, n_rows, mean - centre
-        self._blocks, self._centre, self._chunks = blocks, centre, None
+    def __init__(self, basis, blocks, n_rows, weight, unit=1.0, centre=0.0, n_lines=np.inf):
+        self.basis, self.n_rows, self.weight = basis, n_rows, weight
+        self._blocks, self._unit, self._centre, self._chunks = blocks, unit, centre, None
         slots = sum(term.slots for term in basis.terms)
         self._kept = n_lines * slots <= _CACHED
 
@@ -154,5 +201,5 @@ class Rows:
         for block in self._blocks:
             for start in range(0, len(block.y), CHUNK):
                 X, y, weight, offset = block.take(slice(start, start + CHUNK))
-                columns, values = self.basis.evaluate(X)
-                yield Chunk(columns, values, y - self._centre, weight, offset)
+                basis = self.basis.evaluate(X)
+                yield Chunk(*basis, y - self._centre, weight * self._unit, offset)

@@ -5,14 +5,24 @@ A penalty's weight lambda_j is chosen on sums over the rows, so this costs the s
 of them. statsmodels' alpha is lambda / 2.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy.optimize import minimize
 
-from gam_model._solver import solve
+from gam_model._normal import penalised_square, residual_square, solve
+from gam_model._progress import report
 
 # Relative to the weight at which penalty and data count alike. Beyond, a curve is a line to all
 # digits, or is not held back at all, and the equations only lose digits.
 _SMALLEST, _LARGEST = 1e-6, 1e9
+# Of the straight lines' weight where the scale is known, as that of 0 and 1 is: a slope whose
+# standard deviation over the rows is 10 on the scale of the logit says all that can be said.
+_SMALLEST_ON_LINES = 0.01
+_LONGEST = 4.0  # step of log lambda
+_LEVEL = 1e-4  # derivative by log lambda, about an effective degree of freedom, of no account
+_STEPS = 10  # of the search, from weights that were found before
+_STRAIGHT = 10  # times the weight at which penalty and data count alike
 
 
 def start_weights(normal, basis):
@@ -34,23 +44,140 @@ def start_weights(normal, basis):
     ndarray of shape (n_penalties,)
         lambda_j, positive.
     """
-    data, firsts = normal.gram.diagonal(), [own.start for own in basis.penalties]
-    penalised = np.add.reduceat(np.where(basis.curvature > 0, data, 0.0), firsts)
-    return penalised / np.add.reduceat(basis.curvature, firsts)
+    return basis.total(normal.gram.diagonal()) / basis.total(basis.curvature)
 
 
-def _is_saturated(normal):
-    # With fewer rows than coefficients some smoothness fits any noise, and there is nothing to
-    # choose by; the start stays.
-    return normal.n_rows <= len(normal.moment)
-
-
-def choose_by_reml(normal, basis, scale, weights=None, tol=1e-5, max_iter=200):
+class Smoothing(NamedTuple):
     """
-    Maximise the restricted likelihood of the working model by Fellner-Schall updates.
+    How the weights of the penalties are come by.
 
-    lambda_j <- scale (rank S_j / lambda_j - tr(V S_j)) / (b_j' S_j b_j) lambda_j,
-    with V = (gram + penalty)^-1
+    Parameters
+    ----------
+    scale : float or None
+        The family's scale; None to estimate it.
+    criterion : {"reml", "gcv"}
+        What they are chosen by. The prior of straight lines is always chosen by the first.
+    alpha : ndarray of shape (n_terms,) or None
+        lambda / 2 of each term where they are given.
+    """
+
+    scale: float | None
+    criterion: str = "reml"
+    alpha: np.ndarray | None = None
+
+    @property
+    def given(self):
+        """Whether there is nothing to choose, but the weight of the straight lines if held."""
+        return self.alpha is not None
+
+    def bound(self, reference, basis, hold=1.0):
+        """
+        Return the least and the greatest weights that are looked at.
+
+        Parameters
+        ----------
+        reference : Reference
+            Says at which weights penalty and data count alike.
+        basis : Basis
+            Has the penalties.
+        hold : float, default=1.0
+            How much straight lines may be held back: 0 for not at all, 1 for without limit.
+
+        Returns
+        -------
+        ndarray of shape (2, n_penalties)
+            Positive; alike where the weight is given.
+        """
+        held = basis.owners < 0
+        unit = np.append(reference.weights, reference.total * np.ones(held.sum()))
+        # Short of rows, curves that data bend at will would go through every row.
+        shortage = find_shortage(reference.n_rows, len(basis.curvature))
+        low, high = _SMALLEST ** (1 - shortage) * unit, _LARGEST * unit
+        if self.scale is not None:
+            low = np.where(held, np.minimum(_SMALLEST_ON_LINES, unit), low)
+        if hold < 1:
+            high = np.where(held, np.maximum(unit * hold / (1 - hold), low), high)
+        if self.alpha is not None:
+            low, high = (np.where(held, end, 2 * self.alpha[basis.owners]) for end in (low, high))
+        return np.stack([low, high])
+
+    def choose(self, normal, basis, bounds, weights):
+        """
+        Choose the weights for one working model.
+
+        Parameters
+        ----------
+        normal : Normal
+            Its equations.
+        basis : Basis
+            Has the penalties.
+        bounds : ndarray of shape (2, n_penalties)
+            Least and greatest weights.
+        weights : ndarray of shape (n_penalties,) or None
+            Where to start.
+
+        Returns
+        -------
+        ndarray of shape (n_penalties,)
+            lambda_j.
+        """
+        if (bounds[0] == bounds[1]).all():
+            return bounds[0]
+        if self.criterion == "gcv" and (basis.owners >= 0).all():
+            return choose_by_gcv(normal, basis, bounds, weights)
+        # A working model is not worth more than a few steps; it changes with the next ones.
+        precision = {} if weights is None else {"tol": 1e-5, "max_iter": _STEPS}
+        return choose_by_reml(normal, basis, self.scale, bounds, weights, **precision)
+
+
+def find_shortage(n_rows, n_coef):
+    """
+    Tell how short of rows a model is.
+
+    Parameters
+    ----------
+    n_rows : float
+        Number of rows.
+    n_coef : int
+        Number of coefficients.
+
+    Returns
+    -------
+    float
+        1 - n_rows / (2 n_coef), from 0 with two rows for each coefficient to 1 with none.
+    """
+    return max(0.0, 1 - n_rows / (2 * n_coef))
+
+
+class Reml(NamedTuple):
+    """
+    Twice the negative restricted log-likelihood of a working model, by log lambda.
+
+    value is known up to a constant; gradient has shape (n_penalties,), hessian
+    (n_penalties, n_penalties); scale is the family's, or its estimate.
+    """
+
+    value: float
+    gradient: np.ndarray
+    hessian: np.ndarray
+    scale: float
+
+
+def measure_reml(normal, basis, scale, weights):
+    """
+    Work out the restricted likelihood of the working model.
+
+    -2 l(lambda) = D / scale + log|gram + P| - log|P|+ ,  D = min_b |z - Bb|_W^2 + b'Pb,
+    or with (n_rows - M) log D in place of D / scale if the scale is estimated, which is by
+    D / (n_rows - M), with M the number of coefficients without a penalty.
+
+    With few rows and an estimated scale there is a way to fit all of them, noise included, at
+    next to no cost. So with less than two rows for each coefficient
+
+    - n_rows / 2 (1 - n_rows / (2 n_coef)) log(1 - edf / n_rows)
+
+    is added: a quarter of what generalised cross-validation takes for degrees of freedom, faded
+    out as rows get more.
 
     Parameters
     ----------
@@ -59,47 +186,120 @@ def choose_by_reml(normal, basis, scale, weights=None, tol=1e-5, max_iter=200):
     basis : Basis
         Has the penalties.
     scale : float or None
-        The family's scale; None to estimate it, as residual sum of squares / (n_rows - edf).
+        The family's scale; None to estimate it.
+    weights : ndarray of shape (n_penalties,)
+        lambda_j.
+
+    Returns
+    -------
+    Reml
+
+    References
+    ----------
+    Wood (2011), "Fast stable restricted maximum likelihood and marginal likelihood estimation of
+    semiparametric generalized linear models", Journal of the Royal Statistical Society B 73.
+    """
+    penalty = basis.penalize(weights)
+    coef, inverse, determined, log_det = solve(normal, penalty)
+    ranks = basis.total(np.ones(len(coef)))
+    distance = penalised_square(normal, coef)
+    left = max(normal.n_rows - (determined.sum() - ranks.sum()), 1.0)
+    phi = scale or distance / left
+    bent = basis.total(penalty * coef**2) / phi
+    held = basis.total(penalty * inverse.diagonal())
+    pulls = np.zeros((len(coef), len(weights)))
+    under = np.flatnonzero(basis.member >= 0)
+    pulls[under, basis.member[under]] = (penalty * coef)[under]
+    hessian = (
+        np.diag(bent + held)
+        - 2 / phi * pulls.T @ inverse.dot(pulls)
+        - weights * weights[:, None] * inverse.overlap(basis)
+    )
+    value, gradient = log_det - ranks @ np.log(weights), bent + held - ranks
+    if scale is not None:
+        return Reml(float(value + distance / phi), gradient, hessian, phi)
+    value += left * np.log(distance)
+    hessian -= np.outer(bent, bent) / left
+    price = find_shortage(normal.n_rows, len(coef)) / 2
+    if price:
+        room = max(normal.n_rows - determined.sum() + held.sum(), 1e-6)
+        slope = (weights * (inverse.overlap(basis) @ weights) - held) / room
+        price *= normal.n_rows
+        value -= price * np.log(room)
+        gradient = gradient + price * slope
+        # Of its second derivatives, those that keep the search going downwards.
+        hessian += price * (np.outer(slope, slope) + np.diag(abs(slope)))
+    return Reml(float(value), gradient, hessian, phi)
+
+
+def choose_by_reml(normal, basis, scale, bounds, weights=None, tol=1e-8, max_iter=100):
+    """
+    Maximise the restricted likelihood of the working model by Newton's method.
+
+    Parameters
+    ----------
+    normal : Normal
+        The normal equations.
+    basis : Basis
+        Has the penalties.
+    scale : float or None
+        The family's scale; None to estimate it.
+    bounds : ndarray of shape (2, n_penalties)
+        Least and greatest weights.
     weights : ndarray of shape (n_penalties,), optional
         Where to start.
-    tol : float, default=1e-5
-        Change of every log lambda_j that ends the updates.
-    max_iter : int, default=200
-        Number of updates at most.
+    tol : float, default=1e-8
+        Largest derivative by a log lambda_j, about an effective degree of freedom, that ends the
+        search.
+    max_iter : int, default=100
+        Number of steps at most.
 
     Returns
     -------
     ndarray of shape (n_penalties,)
         lambda_j.
-
-    References
-    ----------
-    Wood and Fasiolo (2017), "A generalized Fellner-Schall method for smoothing parameter
-    optimization", Biometrics 73, equation 4.
     """
+    low, high = np.log(bounds)
     unit = start_weights(normal, basis)
-    if _is_saturated(normal):
-        return unit if weights is None else weights
-    low, high = _SMALLEST * unit, _LARGEST * unit
-    weights = unit if weights is None else weights
-    firsts = [own.start for own in basis.penalties]
-    ranks = np.add.reduceat(basis.curvature > 0, firsts, dtype=float)
-    for _ in range(max_iter):
-        coef, inverse = solve(normal, basis.penalize(weights))
-        phi = scale or estimate_scale(normal, coef, inverse)
-        bent = np.add.reduceat(basis.curvature * coef**2, firsts)
-        freed = ranks - weights * np.add.reduceat(basis.curvature * inverse.diagonal(), firsts)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            updated = phi * freed / bent
-        updated = np.clip(np.where(np.isfinite(updated), updated, high), low, high)
-        change = abs(np.log(updated / weights)).max()
-        weights = updated
-        if change < tol:
+    straight = np.maximum(np.log(_STRAIGHT * unit), high - np.log(_LARGEST / _STRAIGHT))
+    # From far up, where all curves are straight, there is no way down to be seen.
+    at = np.log(unit) if weights is None else np.minimum(np.log(weights), straight)
+    at = at.clip(low, high)
+    here = measure_reml(normal, basis, scale, np.exp(at))
+    for turn in range(max_iter):
+        report(**{"smoothing step": turn + 1})
+        free = ~((at <= low) & (here.gradient > 0) | (at >= high) & (here.gradient < 0))
+        if not free.any() or abs(here.gradient[free]).max() < tol:
             break
-    return weights
+        # Terms that are all but straight lines go on to the end: their derivatives vanish as the
+        # weights grow, and Newton's steps with them.
+        level = free & (at > straight) & (here.gradient < 0) & (here.gradient > -_LEVEL)
+        bent = free & ~level
+        step = np.where(level, high - at, 0.0)
+        if bent.any():
+            step[bent] = _step(here.gradient[bent], here.hessian[np.ix_(bent, bent)])
+        for _ in range(20):
+            there = np.clip(at + step, low, high)
+            found = measure_reml(normal, basis, scale, np.exp(there))
+            if found.value <= here.value:
+                break
+            step /= 4
+        else:
+            break  # the sums have no more digits to tell
+        at, here = there, found
+    return np.exp(at)
 
 
-def estimate_scale(normal, coef, inverse):
+def _step(gradient, hessian):
+    # Along a valley without a floor, such as that of columns that repeat one another, only
+    # rounding would lead on.
+    values, vectors = np.linalg.eigh(hessian)
+    size = np.maximum(abs(values), 1e-5 * abs(values).max())
+    step = -vectors @ (vectors.T @ gradient / size)
+    return step * min(1.0, _LONGEST / max(abs(step).max(), _LONGEST))
+
+
+def estimate_scale(normal, solution, penalty):
     """
     Estimate the scale: Pearson's statistic over the residual degrees of freedom.
 
@@ -109,41 +309,21 @@ def estimate_scale(normal, coef, inverse):
     ----------
     normal : Normal
         The normal equations.
-    coef : ndarray of shape (n_coef,)
-        Their solution.
-    inverse : ndarray of shape (n_coef, n_coef)
-        (gram + penalty)^-1.
+    solution : Solution
+        Theirs.
+    penalty : ndarray of shape (n_coef,)
+        Diagonal of the penalty.
 
     Returns
     -------
     float
         Not negative.
     """
-    edf = np.sum(inverse * normal.gram)
-    return residual_square(normal, coef) / max(normal.n_rows - edf, 1.0)
+    edf = solution.determined.sum() - penalty @ solution.inverse.diagonal()
+    return residual_square(normal, solution.coef) / max(normal.n_rows - edf, 1.0)
 
 
-def residual_square(normal, coef):
-    """
-    Work out (z - Bb)' W (z - Bb) from the sums.
-
-    Parameters
-    ----------
-    normal : Normal
-        The normal equations.
-    coef : ndarray of shape (n_coef,)
-        Any coefficients.
-
-    Returns
-    -------
-    float
-        At least 1e-12 of z'Wz; what is smaller is the rounding of the sums.
-    """
-    rss = normal.square - 2 * coef @ normal.moment + coef @ normal.gram @ coef
-    return float(max(rss, 1e-12 * normal.square))
-
-
-def choose_by_gcv(normal, basis, weights=None):
+def choose_by_gcv(normal, basis, bounds, weights=None):
     """
     Minimise the generalised cross-validation score of the working model.
 
@@ -155,6 +335,8 @@ def choose_by_gcv(normal, basis, weights=None):
         The normal equations.
     basis : Basis
         Has the penalties.
+    bounds : ndarray of shape (2, n_penalties)
+        Least and greatest weights.
     weights : ndarray of shape (n_penalties,), optional
         Where to start.
 
@@ -169,30 +351,34 @@ def choose_by_gcv(normal, basis, weights=None):
     Mathematik 31.
     """
     unit = start_weights(normal, basis)
-    if _is_saturated(normal):
-        return unit if weights is None else weights
-    firsts = [own.start for own in basis.penalties]
+    under = np.flatnonzero(basis.member >= 0)
+    # As in `measure_reml`: else all rows could be fitted, noise included.
+    price = 2 * (1 + find_shortage(normal.n_rows, len(normal.moment)))
 
     def score(log_weights):
         weights = unit * np.exp(log_weights)
-        coef, inverse = solve(normal, basis.penalize(weights))
-        influence = inverse @ normal.gram
-        rss, left = residual_square(normal, coef), normal.n_rows - influence.trace()
-        # With respect to log lambda_j: of the coefficients, and of the diagonal of the influence.
-        turns = -inverse * basis.penalize(weights) * coef
-        losses = -(influence @ inverse).diagonal() * basis.penalize(weights)
-        pull = (normal.gram @ coef - normal.moment) @ turns
-        slope = np.add.reduceat(2 * pull / rss + 2 * losses / left, firsts)
-        return np.log(rss) - 2 * np.log(left), slope
+        penalty = basis.penalize(weights)
+        coef, inverse, determined, _ = solve(normal, penalty)
+        edf = determined.sum() - penalty @ inverse.diagonal()
+        rss, left = residual_square(normal, coef), max(normal.n_rows - edf, 1e-3)
+        # With respect to log lambda_j: of the coefficients, and of edf.
+        pulls = np.zeros((len(coef), len(weights)))
+        pulls[under, basis.member[under]] = (penalty * coef)[under]
+        turns = -inverse.dot(pulls)
+        losses = weights * (inverse.overlap(basis) @ weights) - basis.total(
+            penalty * inverse.diagonal()
+        )
+        pull = (normal.gram.dot(coef) - normal.moment) @ turns
+        return np.log(rss) - price * np.log(left), 2 * pull / rss + price * losses / left
 
     start = np.zeros(len(unit)) if weights is None else np.log(weights / unit)
-    edges = (np.log(_SMALLEST), np.log(_LARGEST))
+    edges = np.log(bounds / unit)
     found = minimize(
         score,
-        start,
+        np.clip(start, *edges),
         jac=True,
         method="L-BFGS-B",
-        bounds=[edges] * len(unit),
+        bounds=edges.T,
         options={"ftol": 1e-13, "gtol": 1e-8},
     )
     return unit * np.exp(found.x)

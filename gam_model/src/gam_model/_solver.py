@@ -7,49 +7,31 @@ Streamed penalised least squares, and penalised iteratively reweighted least squ
 Rows pass by in chunks and leave only sums behind, so memory does not grow with their number.
 """
 
-import warnings
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import LinAlgError, cholesky, eigh
-from scipy.linalg.lapack import dpotri
-from sklearn.exceptions import ConvergenceWarning
+from scipy.linalg import eigh
+from scipy.sparse import csr_array
 
+from gam_model._basis import Basis
+from gam_model._normal import Arrowhead, Normal, Solution, residual_square, solve
+from gam_model._progress import report
 from gam_model._rows import CHUNK
+from gam_model._smoothing import estimate_scale, start_weights
 
-_SEPARATED = 1e-4  # of the deviance at the start: what is left where the classes are told apart
-_SMALLEST_PIVOT = 1e-13  # of a matrix with a unit diagonal; below it, columns are collinear
-
-
-class Normal(NamedTuple):
-    """
-    Normal equations of one weighted least-squares problem.
-
-    With W the working weights and z the working response: gram = B'WB, moment = B'Wz,
-    square = z'Wz; deviance is that of the coefficients at which W and z were worked out; means
-    are those of all columns of the basis, and n_rows the number of rows, by prior weight.
-    """
-
-    gram: np.ndarray
-    moment: np.ndarray
-    square: float
-    deviance: float
-    means: np.ndarray
-    n_rows: float
+_ENOUGH = 1e-4  # squared standard errors that the fit still moves when smoothing has settled
+_FEW_TURNS = 4
+_STALLED = 3  # steps in turn that lower nothing, after which none will
+_HALVINGS = 40
+_NOISE = 1e-3  # of the restricted likelihood: a change that doesn't count
+_PATIENCE = 10  # steps after which smoothing follows the working weights ever more slowly
+_LAST_TURN = 30  # step at which it goes back to where the restricted likelihood was best
+# Separation: what the rows tell of a direction, as a share of what they told at the start, and as
+# the precision of a slope that has standard deviation 1 over the rows.
+_VANISHED = 0.05, 0.04
 
 
-class Solution(NamedTuple):
-    """
-    Minimiser of square - 2 b'moment + b'(gram + diag(penalty)) b.
-
-    inverse = (gram + diag(penalty))^-1, or the pseudo-inverse where columns are collinear.
-    """
-
-    coef: np.ndarray
-    inverse: np.ndarray
-
-
-def accumulate(rows, family, link, coef=None):
+def accumulate(rows, family, link, coef):
     """
     Sum up the normal equations of one P-IRLS step.
 
@@ -63,8 +45,8 @@ def accumulate(rows, family, link, coef=None):
         Distribution of the response.
     link : Link
         Its link.
-    coef : ndarray of shape (n_coef,), optional
-        Where to expand; by default where the family starts.
+    coef : ndarray of shape (n_coef,)
+        Where to expand.
 
     Returns
     -------
@@ -76,17 +58,18 @@ def accumulate(rows, family, link, coef=None):
     Wood (2017), "Generalized Additive Models", 2nd edition, section 6.1.1.
     """
     basis = rows.basis
-    full = None if coef is None else basis.expand(coef)
-    gram, moment = np.zeros((basis.width, basis.width)), np.zeros(basis.width)
+    full = basis.expand(coef)
+    n_levels = len(basis.curvature) - basis.n_dense
+    width = basis.width - n_levels
+    gram, moment = np.zeros((width, width)), np.zeros(basis.width)
+    cross, own = np.zeros((n_levels, width)), np.zeros(n_levels)
     means, square, deviance = np.zeros(basis.width), 0.0, 0.0
-    design = np.empty((CHUNK, basis.width))
-    for columns, values, y, weight, offset in rows:
-        if full is None:
-            mu = np.clip(family.start(y, rows.mean), *family.bounds)
-            eta = link.link(mu)
-        else:
-            eta = offset + full[0] + np.einsum("ij,ij->i", full[columns], values)
-            mu = np.clip(link.inverse(eta), *family.bounds)
+    design = np.empty((CHUNK, width))
+    for columns, values, levels, y, weight, offset in rows:
+        eta = offset + full[0] + np.einsum("ij,ij->i", full[columns], values)
+        if levels is not None:
+            eta += full[width + levels]
+        mu = np.clip(link.inverse(eta), *family.bounds)
         slope = link.derivative(mu)
         root = np.sqrt(weight / family.variance(mu)) / abs(slope)
         z = root * (eta - offset + slope * (y - mu))
@@ -96,117 +79,299 @@ def accumulate(rows, family, link, coef=None):
         B[:, 0] = root
         np.put_along_axis(B, columns, values * root[:, None], axis=1)
         gram += B.T @ B
-        moment += B.T @ z
+        moment[:width] += B.T @ z
         square += float(z @ z)
         prior = values * weight[:, None]
-        means += np.bincount(columns.ravel(), prior.ravel(), minlength=basis.width)
-    kept, turn = basis.kept, basis.turn
-    gram, moment = turn.T @ gram[np.ix_(kept, kept)] @ turn, turn.T @ moment[kept]
-    return Normal(gram, moment, square, deviance, means / rows.n_rows, rows.n_rows)
+        means[:width] += np.bincount(columns.ravel(), prior.ravel(), minlength=width)
+        if levels is not None:
+            here, which = np.unique(levels, return_inverse=True)
+            starts = np.arange(len(y) + 1)
+            by_level = csr_array((root, which, starts), shape=(len(y), len(here))).T
+            cross[here] += by_level @ B
+            own[here] += np.bincount(which, root * root)
+            moment[width + here] += by_level @ z
+            means[width + here] += np.bincount(which, weight)
+    kept, rotation = basis.kept[: basis.n_dense], basis.rotation
+    gram = Arrowhead(
+        rotation.T @ gram[np.ix_(kept, kept)] @ rotation, cross[:, kept] @ rotation, own
+    )
+    moment = np.append(rotation.T @ moment[kept], moment[width:])
+    return Normal(gram, moment, square, deviance, means / rows.weight, rows.n_rows)
 
 
-def solve(normal, penalty):
+class Reference(NamedTuple):
     """
-    Solve (gram + diag(penalty)) b = moment.
+    What the rows tell where all have the mean, against which is measured what they tell later.
+
+    Parameters
+    ----------
+    n_rows : float
+        Number of rows.
+    weights : ndarray of shape (n_penalties,)
+        Those at which penalty and data count alike.
+    total : float
+        Sum of the working weights.
+    variances : ndarray of shape (n_lines,)
+        Of the straight lines over the rows.
+    whitening : ndarray of shape (n_lines, rank)
+        Combinations of lines, uncorrelated and of variance 1 / total.
+    """
+
+    n_rows: float
+    weights: np.ndarray
+    total: float
+    variances: np.ndarray
+    whitening: np.ndarray
+
+    @classmethod
+    def read(cls, normal, basis):
+        """Take it from the equations at the constant."""
+        total, lines = normal.gram.dense[0, 0], _centre_lines(normal, basis)
+        variances = lines.diagonal() / total
+        unit = 1 / np.sqrt(np.where(variances > 0, variances, 1.0) * total)
+        values, vectors = eigh(lines * unit * unit[:, None])
+        there = values > 1e-10 * len(values)
+        whitening = unit[:, None] * vectors[:, there] / np.sqrt(values[there])
+        weights = start_weights(normal, basis)
+        return cls(normal.n_rows, weights, total, variances, whitening)
+
+    def scale(self, factor):
+        """Return that of `factor` times as many rows."""
+        n_rows, weights, total = (
+            factor * value for value in (self.n_rows, self.weights, self.total)
+        )
+        return Reference(n_rows, weights, total, self.variances, self.whitening / factor**0.5)
+
+    def find_vanished(self, normal, basis, scale):
+        """
+        Look for a direction of which the rows tell nothing any longer.
+
+        Parameters
+        ----------
+        normal : Normal
+            The equations as they are now.
+        basis : Basis
+            Their basis, without a penalty on the lines.
+        scale : float
+            The scale, or an estimate.
+
+        Returns
+        -------
+        ndarray of shape (n_lines,) or None
+            What each line has to do with it, in units of its standard deviation.
+        """
+        if not self.whitening.size:
+            return None
+        now = self.whitening.T @ _centre_lines(normal, basis) @ self.whitening
+        values, vectors = eigh(now, subset_by_index=[0, 0])
+        left, precision = _VANISHED
+        if values[0] > left or values[0] * self.total > precision * scale:
+            return None
+        return self.whitening @ vectors[:, 0] * np.sqrt(self.variances)
+
+
+def _centre_lines(normal, basis):
+    """Return the lines' part of the equations, less what the intercept takes of it."""
+    dense, lines = normal.gram.dense, basis.lines
+    shared = dense[0, lines]
+    return dense[np.ix_(lines, lines)] - np.outer(shared, shared) / dense[0, 0]
+
+
+class Fit(NamedTuple):
+    """
+    Where the iteration ended.
 
     Parameters
     ----------
     normal : Normal
-        The normal equations.
-    penalty : ndarray of shape (n_coef,)
-        Added to their diagonal.
-
-    Returns
-    -------
-    Solution
-        Of least norm, in units in which the matrix has a unit diagonal, if columns are collinear.
+        The equations, and the deviance, at the coefficients that were found.
+    basis : Basis
+        With a penalty on the straight lines, if they were held.
+    weights : ndarray of shape (n_penalties,)
+        lambda of each penalty of this basis.
+    solution : Solution
+        The coefficients, and the inverse at them.
+    reference : Reference
+        What the rows told at the constant.
+    settled : bool
+        Whether the iteration came to its end.
+    vanished : ndarray of shape (n_lines,) or None
+        If the likelihood has no maximum, the direction in which it has none, as
+        `Reference.find_vanished` tells it.
     """
-    matrix = normal.gram + np.diag(penalty)
-    diagonal = matrix.diagonal()
-    unit = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1))
-    scaled = matrix * unit * unit[:, None]
-    try:
-        factor = cholesky(scaled, lower=True)
-        if factor.diagonal().min() ** 2 < _SMALLEST_PIVOT:
-            raise LinAlgError
-        inverse, _ = dpotri(factor, lower=True)
-        inverse = np.tril(inverse) + np.tril(inverse, -1).T
-    except LinAlgError:
-        values, vectors = eigh(scaled)
-        good = values > _SMALLEST_PIVOT * values[-1]
-        inverse = (vectors[:, good] / values[good]) @ vectors[:, good].T
-    coef = inverse @ (unit * normal.moment)
-    coef += inverse @ (unit * normal.moment - scaled @ coef)  # what the inverse's rounding left
-    return Solution(unit * coef, inverse * unit * unit[:, None])
-
-
-class Fit(NamedTuple):
-    """Where P-IRLS ended: the last step's equations, penalty weights and solution."""
 
     normal: Normal
+    basis: Basis
     weights: np.ndarray
     solution: Solution
+    reference: Reference
+    settled: bool = True
+    vanished: np.ndarray | None = None
 
 
-def iterate(rows, family, link, choose, coef=None, tol=1e-10, max_iter=200):
+class Start(NamedTuple):
     """
-    Fit by penalised iteratively reweighted least squares.
+    Where the iteration starts.
 
     Parameters
     ----------
-    rows : Rows
-        Passed over once a step; one step is all if the family is gaussian with identity link.
-    family : Family
-        Distribution of the response.
-    link : Link
-        Its link.
-    choose : callable
-        Takes a step's `Normal`, and the weights before (None at first); returns the weights
-        lambda_j, an ndarray of shape (n_penalties,).
-    coef : ndarray of shape (n_coef,), optional
-        Where to start.
-    tol : float, default=1e-10
-        Change of the coefficients, relative to themselves, that ends the iteration; so do classes
-        that are told apart.
-    max_iter : int, default=200
-        Number of passes after which it ends with a `ConvergenceWarning`.
+    constant : ndarray of shape (n_coef,)
+        The model that is the same for all rows, but for their offsets.
+    deviance : float
+        Its deviance.
+    guess : Fit or None
+        A fit of some of the rows.
+    factor : float
+        How many times as many there are in all.
+    """
+
+    constant: np.ndarray
+    deviance: float
+    guess: Fit | None = None
+    factor: float = 1.0
+
+
+def fit_linear(rows, family, link, smoothing, start, hold=0.0):
+    """
+    Fit where one step is all: the gaussian family with identity link.
+
+    Parameters
+    ----------
+    rows, family, link, smoothing, start, hold
+        As in `iterate`.
 
     Returns
     -------
     Fit
-        Normal, weights and solution of the last step; the deviance is that of its start.
+        Its equations are those at the constant, as the working response is the response; the
+        deviance is that of the solution.
     """
-    normal, weights = accumulate(rows, family, link, coef), None
-    if family.name == "gaussian" and link.name == "identity":
-        weights = choose(normal, None)
-        return Fit(normal, weights, solve(normal, rows.basis.penalize(weights)))
-    initial = normal.deviance
-    for _ in range(max_iter):
-        weights = choose(normal, weights)
-        penalty = rows.basis.penalize(weights)
-        solution = solve(normal, penalty)
-        step, size = solution.coef, normal.gram.diagonal() + penalty
-        before = np.inf if coef is None else normal.deviance + penalty @ coef**2
-        for _ in range(30):
+    normal = accumulate(rows, family, link, start.constant)
+    reference = Reference.read(normal, rows.basis)
+    basis = rows.basis.hold_lines(reference.variances) if hold else rows.basis
+    weights = smoothing.choose(normal, basis, smoothing.bound(reference, basis, hold), None)
+    solution = solve(normal, basis.penalize(weights))
+    normal = normal._replace(deviance=residual_square(normal, solution.coef))
+    return Fit(normal, basis, weights, solution, reference)
+
+
+def iterate(rows, family, link, smoothing, start, hold=0.0, tol=1e-10, max_iter=100):
+    """
+    Fit by penalised iteratively reweighted least squares.
+
+    In each step the smoothing parameters follow the working model, and the coefficients then
+    lower the penalised deviance under them; so the deviance never ends above that of the constant.
+    Where the two chase one another, and the restricted likelihood gets worse or does not settle,
+    the smoothing parameters follow ever more slowly, and at last go back to where it was best.
+    Then they are kept, and the coefficients brought to the minimum.
+
+    Where the likelihood has no maximum, as with classes that a straight line separates, the
+    slopes of all straight lines get a normal prior, in units of the lines' standard deviation over
+    the rows. Its variance is chosen as the smoothing parameters are.
+
+    Parameters
+    ----------
+    rows : Rows
+        Passed over once a step.
+    family : Family
+        Distribution of the response.
+    link : Link
+        Its link.
+    smoothing : Smoothing
+        Chooses the weights of the penalties.
+    start : Start
+        Where to start.
+    hold : float, default=0.0
+        How strong the prior of the slopes may be in any case, as in `Smoothing.bound`; 0 for
+        none.
+    tol : float, default=1e-10
+        Change of the coefficients, relative to themselves, that ends the iteration.
+    max_iter : int, default=100
+        Number of steps at most.
+
+    Returns
+    -------
+    Fit
+
+    References
+    ----------
+    Wood, Goude and Shaw (2015), "Generalized additive models for large data sets", Journal of the
+    Royal Statistical Society C 64: the performance iteration.
+    Gelman, Jakulin, Pittau and Su (2008), "A weakly informative default prior distribution for
+    logistic and other regression models", Annals of Applied Statistics 2: priors on slopes, in
+    units of standard deviations.
+    """
+    constant = None
+    if start.guess is None:
+        coef, weights = start.constant, None
+        normal = constant = accumulate(rows, family, link, coef)
+        reference = Reference.read(normal, rows.basis)
+    else:
+        coef, weights = start.guess.solution.coef, start.guess.weights * start.factor
+        normal = accumulate(rows, family, link, coef)
+        reference = start.guess.reference.scale(start.factor)
+    basis = rows.basis.hold_lines(reference.variances) if hold else rows.basis
+    bounds = smoothing.bound(reference, basis, hold)
+    follow, previous = (0.0 if smoothing.given and not hold else 1.0), np.inf
+    best, stalled = None, 0
+    # With fewer rows than coefficients, more steps than a few follow rounding alone.
+    last_turn = _LAST_TURN if normal.n_rows > len(coef) else _FEW_TURNS
+    if not follow:
+        weights = bounds[0]
+    for step in range(max_iter):
+        report(step=step + 1, deviance=normal.deviance)
+        if follow:
+            wanted = smoothing.choose(normal, basis, bounds, weights)
+            goal = solve(normal, basis.penalize(wanted))
+            moved = goal.coef - coef
+            scale = family.scale or estimate_scale(normal, goal, basis.penalize(wanted))
+            bend = moved @ normal.gram.dot(moved) + basis.penalize(wanted) @ moved**2
+            if weights is not None:
+                wanted = weights * (wanted / weights) ** follow
+            weights = wanted
+            if bend <= _ENOUGH * scale:
+                follow = 0.0
+            elif step >= last_turn:  # between smoothings that are all but as good
+                follow, (_, weights, coef, normal) = 0.0, best
+        penalty = basis.penalize(weights)
+        before = normal.deviance + penalty @ coef**2
+        if not before <= start.deviance * (1 + 1e-10):
+            constant = constant or accumulate(rows, family, link, start.constant)
+            coef, normal, before = start.constant, constant, constant.deviance
+        goal = solve(normal, penalty).coef
+        for halving in range(_HALVINGS):
+            trial = coef + (goal - coef) / 2**halving
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-                normal = accumulate(rows, family, link, step)
-            after = normal.deviance + penalty @ step**2
+                found = accumulate(rows, family, link, trial)
+                after = found.deviance + penalty @ trial**2
             if np.isfinite(after) and after <= before + 1e-10 * abs(before):
                 break
-            if coef is None:  # the first step has nothing to fall back to but the mean
-                coef = np.zeros_like(step)
-                coef[0] = link.link(rows.mean)
-            step = (coef + step) / 2
-        change = np.inf if coef is None else size @ (step - coef) ** 2
-        coef = step
-        # Of separable classes eta would go on towards infinity for as long as one lets it.
-        separated = family.name == "binomial" and normal.deviance <= _SEPARATED * initial
-        if separated or change <= tol**2 * (size @ coef**2):
-            return Fit(normal, weights, solution._replace(coef=coef))
-    warnings.warn(
-        f"the fit has not settled in {max_iter} steps; are the classes separable, or is alpha "
-        "too small?",
-        ConvergenceWarning,
-        stacklevel=3,
-    )
-    return Fit(normal, weights, solution._replace(coef=coef))
+        else:
+            trial, found, after = coef, normal, before
+        moved = trial - coef
+        size = normal.gram.diagonal() + penalty
+        # The sums may have fewer digits than tol asks for.
+        stalled = stalled + 1 if before - after <= 1e-14 * abs(before) else 0
+        done = size @ moved**2 <= tol**2 * (size @ trial**2) or stalled > _STALLED
+        done = done and not follow
+        coef, normal = trial, found
+        if done:
+            break
+        solution = solve(normal, penalty)
+        scale = family.scale or estimate_scale(normal, solution, penalty)
+        if hold < 1:
+            vanished = reference.find_vanished(normal, rows.basis, scale)
+            if vanished is not None:
+                start = start._replace(guess=None)
+                held = iterate(rows, family, link, smoothing, start, 1.0, tol, max_iter)
+                return held._replace(vanished=vanished)
+        if follow:
+            # The restricted likelihood, where the smoothing parameters and the coefficients are.
+            merit = solution.log_det - basis.total(np.ones(len(coef))) @ np.log(weights)
+            merit += after / scale if family.scale else normal.n_rows * np.log(after)
+            follow *= 0.5 if merit > previous + _NOISE * abs(previous) else 2.0
+            follow, previous = min(follow, 1.0, _PATIENCE / (step + 1)), merit
+            if best is None or merit < best[0]:
+                best = merit, weights, coef, normal
+    solution = solve(normal, basis.penalize(weights))._replace(coef=coef)
+    return Fit(normal, basis, weights, solution, reference, done)

@@ -3,14 +3,18 @@
 import numpy as np
 from scipy.interpolate import BSpline, PPoly
 
+_TIE = 1e-8  # of the range: knots nearer than this would make a penalty that drowns the data
+
 
 def place_knots(x, df, degree, weight=None, ends=None):
     """
-    Place the knots of one feature's B-splines at its quantiles, as statsmodels does, without ties.
+    Place the knots of one feature's B-splines at its quantiles, as statsmodels does.
 
     Inner knot k of m is the k / (m + 1) quantile of `x`, m = df - degree - 1, and the ends of the
-    range are repeated degree + 1 times. Knots that coincide are merged, and no more are placed
-    than the distinct values of `x` can support, so a tied column has fewer than `df` functions.
+    range are repeated degree + 1 times. Where values are repeated so often that quantiles
+    coincide, a value counts for no more than one share, 1 / (m + 1), so that the other knots are
+    spread over the rest. A column of v distinct values has v functions at most, of a degree of
+    v - 1 at most: two values are joined by a straight line.
 
     Parameters
     ----------
@@ -19,7 +23,7 @@ def place_knots(x, df, degree, weight=None, ends=None):
     df : int
         Number of basis functions at most, at least degree + 1.
     degree : int
-        Degree of the splines.
+        Degree of the splines at most.
     weight : ndarray of shape (n_samples,), optional
         How often each value counts.
     ends : tuple of float, optional
@@ -27,8 +31,10 @@ def place_knots(x, df, degree, weight=None, ends=None):
 
     Returns
     -------
-    ndarray of shape (n_basis + degree + 1,) or None
+    knots : ndarray of shape (n_basis + degree + 1,) or None
         All knots in ascending order, in the units of `x`; None if `x` is constant.
+    degree : int
+        Degree of the splines.
 
     References
     ----------
@@ -38,20 +44,46 @@ def place_knots(x, df, degree, weight=None, ends=None):
     Examples
     --------
     >>> place_knots(np.arange(9.0), df=6, degree=2)
-    array([0., 0., 0., 2., 4., 6., 8., 8., 8.])
+    (array([0., 0., 0., 2., 4., 6., 8., 8., 8.]), 2)
     >>> place_knots(np.array([0.0, 1.0, 1.0]), df=6, degree=2)
-    array([0., 0., 0., 1., 1., 1.])
+    (array([0., 0., 1., 1.]), 1)
     """
     low, high = ends or (x.min(), x.max())
     if high - low <= 8 * np.spacing(max(abs(low), abs(high))):  # constant but for rounding
-        return None
-    distinct = np.unique(x[: 100 * df]).size  # mostly enough; sorting all takes far longer
-    if distinct < df:
-        df = min(df, max(np.unique(x).size, degree + 1))
+        return None, degree
+    gap, counted = _TIE * (high - low), None
+    if np.unique(x[: 100 * df]).size < df:  # else there are enough; counting all takes far longer
+        counted = _count(x, weight, (low, high))
+        df = min(df, len(counted[0]))
+        degree = min(degree, df - 1)
     inner = _quantiles(x, np.linspace(0, 1, df - degree + 1)[1:-1], weight)
-    gap = 1e-8 * (high - low)  # closer, and the penalty, growing as gap^-3, drowns the data
-    inner = inner[(np.diff(inner, prepend=low) > gap) & (inner < high - gap)]
-    return np.concatenate([[low] * (degree + 1), inner, [high] * (degree + 1)])
+    if not np.all(np.diff([low, *inner, high]) > gap):
+        values, counts = counted or _count(x, weight, (low, high))
+        df = min(df, len(values))
+        inner = _spread(values, counts, df - degree - 1, degree)
+    return np.concatenate([[low] * (degree + 1), inner, [high] * (degree + 1)]), degree
+
+
+def find_values(x, most):
+    """
+    Return the distinct values of a column, if there are few.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_samples,)
+        The column.
+    most : int
+        Number of values that are few.
+
+    Returns
+    -------
+    ndarray of shape (n_values,) or None
+        In ascending order; None if there are more.
+    """
+    if np.unique(x[: 100 * most]).size > most:  # sorting all takes far longer
+        return None
+    values = np.unique(x)
+    return values if len(values) <= most else None
 
 
 def _quantiles(x, at, weight):
@@ -66,6 +98,28 @@ def _quantiles(x, at, weight):
         for k in (0, 1)
     )
     return low + (high - low) * (place % 1)
+
+
+def _count(x, weight, ends):
+    """Return the distinct values, of which some all but coincide, and how often each occurs."""
+    values, which = np.unique(np.append(x, ends), return_inverse=True)
+    counts = np.ones(len(x)) if weight is None else weight
+    counts = np.bincount(which, np.append(counts, [0, 0]))
+    first = np.diff(values, prepend=-np.inf) > _TIE * (ends[1] - ends[0])
+    return values[first], np.bincount(np.cumsum(first) - 1, counts)
+
+
+def _spread(values, counts, n_knots, degree):
+    """Place knots inside the range of tied values, no two of them alike."""
+    if len(values) == n_knots + degree + 1:  # a function for each value
+        return np.convolve(values[1:-1], np.full(degree, 1 / degree), "valid")
+    for _ in range(100):
+        share = counts.sum() / (n_knots + 1)
+        if counts.max() <= share * (1 + 1e-6):
+            break
+        counts = np.minimum(counts, share)
+    upto = np.cumsum(counts)
+    return np.interp(np.linspace(0, 1, n_knots + 2)[1:-1], (upto - counts / 2) / upto[-1], values)
 
 
 def fold_spline(knots, coef):
@@ -114,7 +168,7 @@ def penalize_curvature(knots, degree):
     knots : ndarray of shape (n_basis + degree + 1,)
         All knots in ascending order, the ends repeated degree + 1 times.
     degree : int
-        Degree of the splines, at least 2.
+        Degree of the splines.
 
     Returns
     -------
@@ -131,6 +185,8 @@ def penalize_curvature(knots, degree):
     >>> float(np.array([0, 0, 4]) @ S @ np.array([0, 0, 4]))  # x^2 has B'' = 2 on [0, 2]
     8.0
     """
+    if degree < 2:
+        return np.zeros((len(knots) - degree - 1,) * 2)
     nodes, weights = np.polynomial.legendre.leggauss(degree - 1)
     distinct = np.unique(knots)
     half = np.diff(distinct)[:, None] / 2

@@ -10,9 +10,11 @@ import numpy as np
 
 from gam_model._families import LINKS
 from gam_model._splines import fold_spline
+from gam_model._warp import Warp
+from gam_model.dates import write_iso
 
 FORMAT = "gam_model.AdditiveModel"
-VERSION = 1
+VERSION = 2
 _CHUNK = 16_384  # rows: bounds the memory, and a column fits into the cache of a core
 _FEW = 32  # pieces that are quicker counted than searched
 
@@ -33,13 +35,18 @@ class SmoothTerm:
     name : str
         Name of that column, for messages.
     knots : array-like of shape (n_basis + degree + 1,)
-        All knots in ascending order, in the feature's units.
+        All knots in ascending order, in the feature's units or on the scale of `warp`.
     coef : array-like of shape (n_basis,)
         B-spline coefficients, on the scale of the link.
     extrapolate : {"linear", "constant", "error"}, default="linear"
         What the term is outside its training range.
     missing : float or None, default=None
         What a missing cell contributes; None if there were none in training, and then it is 0.
+    warp : Warp or pair of float, optional
+        The feature's own scale, on which the knots lie.
+    unit : {"date", "duration"} or None, default=None
+        What the days are that the term reads, if they are days; `gam_model.dates.read_iso` turns
+        text into them.
 
     Examples
     --------
@@ -54,9 +61,13 @@ class SmoothTerm:
     coef: np.ndarray
     extrapolate: str = "linear"
     missing: float | None = None
+    warp: Warp | None = None
+    unit: str | None = None
 
     def __post_init__(self):
         """Fold the spline, and add one piece to either end."""
+        if self.warp is not None:
+            object.__setattr__(self, "warp", Warp(*self.warp))
         knots, coef = np.array(self.knots, dtype=float), np.array(self.coef, dtype=float)
         curve = fold_spline(knots, coef)
         ends = curve.x[[0, -1]]
@@ -84,13 +95,13 @@ class SmoothTerm:
 
     def __reduce__(self):
         """Pickle the arguments; the polynomials are folded again on loading."""
-        arguments = self.feature, self.name, self.knots, self.coef, self.extrapolate, self.missing
-        return type(self), arguments
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
     @property
     def range(self):
         """Least and greatest training value, a tuple of float in the feature's units."""
-        return self._steps[0], self._steps[-1]
+        ends = self._steps[0], self._steps[-1]
+        return ends if self.warp is None else tuple(self.warp.invert(np.array(ends)).tolist())
 
     def __call__(self, x):
         """
@@ -114,6 +125,8 @@ class SmoothTerm:
         """
         if self.extrapolate == "error":
             self._refuse_outside(x)
+        if self.warp is not None:
+            x = self.warp(x)
         if len(self._steps) > _FEW:
             piece = np.searchsorted(self._breaks, x, side="right")
         else:
@@ -154,11 +167,29 @@ class SmoothTerm:
             return self.missing or 0.0
         if self.extrapolate == "error":
             self._refuse_outside(np.array([x]))
+        if self.warp is not None:
+            x = float(self.warp(x))
         origin, value, *coefs = self._by_piece[bisect_right(self._steps, x)]
         step = x - origin
         for coef in coefs:
             value = value * step + coef
         return value
+
+    def show(self, x):
+        """
+        Write one value of the feature, for messages.
+
+        Parameters
+        ----------
+        x : float
+            Value of the feature.
+
+        Returns
+        -------
+        str
+            ISO 8601 where the feature is a date or a duration.
+        """
+        return write_iso(x, self.unit) if self.unit else f"{x:g}"
 
     def _refuse_outside(self, x):
         low, high = self.range
@@ -167,8 +198,9 @@ class SmoothTerm:
         if outside.any():
             row = int(outside.argmax())
             raise ValueError(
-                f"{self.name} = {x[row]:g} in row {row} lies outside the training range "
-                f'[{low:g}, {high:g}]; mend the value, or fit with extrapolate="linear"'
+                f"{self.name} = {self.show(x[row])} in row {row} lies outside the training range "
+                f"[{self.show(low)}, {self.show(high)}]; mend the value, or fit with "
+                'extrapolate="linear"'
             )
 
 
@@ -260,8 +292,8 @@ class AdditiveModel:
     """
     A fitted additive model: what a server needs of an estimator, without its validation.
 
-    g(mu) = eta(x) = intercept + sum_j f_j(x_j), summed in the order of `terms`, so that a row's
-    answer is the same to the last bit whichever rows come with it.
+    g(mu) = eta(x) = intercept + sum_j f_j(x_j) + offset, summed in the order of `terms`, so that a
+    row's answer is the same to the last bit whichever rows come with it.
 
     Parameters
     ----------
@@ -304,14 +336,29 @@ class AdditiveModel:
         """Names of the features that had missing cells in training, a list of str."""
         return [term.name for term in self.terms if term.missing is not None]
 
-    def eta(self, X):
+    @property
+    def units(self):
+        """What each feature of days is, a dict of str to "date" or "duration"."""
+        smooth = (term for term in self.terms if isinstance(term, SmoothTerm))
+        return {term.name: term.unit for term in smooth if term.unit}
+
+    @property
+    def unused(self):
+        """Names of the features without a term, a list of str: whatever they are is ignored."""
+        used = {term.feature for term in self.terms}
+        return [name for j, name in enumerate(self.features) if j not in used]
+
+    def eta(self, X, offset=None):
         """
         Predict on the scale of the link.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Numbers: codes for categorical features, NaN for missing cells.
+            Numbers: codes for categorical features, days since 1970-01-01 UTC for dates, NaN for
+            missing cells.
+        offset : array-like of shape (n_samples,), optional
+            Added to eta, as the log of the exposure with the log link; by default 0.
 
         Returns
         -------
@@ -321,23 +368,25 @@ class AdditiveModel:
         Raises
         ------
         ValueError
-            If `X` has another shape, or lies outside the training range and extrapolate="error".
+            If `X` or `offset` has another shape, or `X` lies outside the training range and
+            extrapolate="error".
         """
         X = self._as_rows(X)
         if len(X) == 1:
             (row,), total = X.tolist(), self.intercept
             for term in self.terms:
                 total += term.at(row[term.feature])
-            return np.array([total])
+            eta = np.array([total])
+            return eta if offset is None else eta + _as_offset(offset, 1)
         eta = np.full(len(X), self.intercept)
         for start in range(0, len(X), _CHUNK):
             rows = slice(start, start + _CHUNK)
             columns = np.ascontiguousarray(X[rows].T)
             for term in self.terms:
                 eta[rows] += term(columns[term.feature])
-        return eta
+        return eta if offset is None else eta + _as_offset(offset, len(X))
 
-    def predict(self, X):
+    def predict(self, X, offset=None):
         """
         Predict the mean response.
 
@@ -345,18 +394,25 @@ class AdditiveModel:
         ----------
         X : array-like of shape (n_samples, n_features)
             As in `eta`.
+        offset : array-like of shape (n_samples,), optional
+            As in `eta`.
 
         Returns
         -------
         ndarray of shape (n_samples,), float64
-            mu, in the units of y.
+            mu, in the units of y; finite.
 
         Raises
         ------
         ValueError
-            As `eta`.
+            As `eta`, and if there is no finite mu for a row, as beyond the pole of the inverse
+            link, or where the log link overflows.
         """
-        return LINKS[self.link].inverse(self.eta(X))
+        eta, link = self.eta(X, offset), LINKS[self.link]
+        # A row alone is asked often, and NumPy's comparison takes its time.
+        if not (link.reaches(eta.item()) if len(eta) == 1 else link.reaches(eta).all()):
+            self._refuse_unreached(X, eta, link)
+        return link.inverse(eta)
 
     def contributions(self, X):
         """
@@ -390,6 +446,19 @@ class AdditiveModel:
             for term in self.terms:
                 values[rows, term.feature] = term(columns[term.feature])
         return values
+
+    def _refuse_unreached(self, X, eta, link):
+        row = int(link.reaches(eta).argmin())
+        parts = self.contributions(np.asarray(X, dtype=float)[[row]])[0]
+        cause = ""
+        if parts.any():
+            j = int(np.nanargmax(np.where(np.isnan(parts), np.inf, abs(parts))))
+            cause = f", most of it from {self.features[j]!r}"
+        low, high = link.domain
+        raise ValueError(
+            f"row {row} is so far outside the training range that it has no finite mean: its eta "
+            f"is {eta[row]:g}{cause}, where link={self.link!r} reaches from {low:g} to {high:g}"
+        )
 
     def _as_rows(self, X):
         X = np.asarray(X, dtype=float)
@@ -465,3 +534,10 @@ class AdditiveModel:
             return cls(content["intercept"], terms, content["features"], content["link"])
         except (KeyError, TypeError, AttributeError, UnicodeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is no model that gam_model saved: {error!r}") from error
+
+
+def _as_offset(offset, n_rows):
+    offset = np.asarray(offset, dtype=float)
+    if offset.shape != (n_rows,):
+        raise ValueError(f"offset must have shape ({n_rows},), got {offset.shape}")
+    return offset

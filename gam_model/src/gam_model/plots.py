@@ -1,6 +1,6 @@
 """Pictures of a fitted estimator: its curves, one row's contributions, its residuals."""
 
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
@@ -27,6 +27,7 @@ from gam_model._drawing import (
 )
 from gam_model._explanation import ExplanationMixin
 from gam_model._families import FAMILIES
+from gam_model.dates import to_days, write_iso
 
 __all__ = ["plot_contributions", "plot_diagnostics", "plot_terms"]
 
@@ -119,7 +120,7 @@ def plot_terms(estimator, X=None, features=None, *, coverage=0.95, n_columns=3, 
     return figure
 
 
-def plot_contributions(estimator, X, *, coverage=None, max_features=10):
+def plot_contributions(estimator, X, *, coverage=None, max_features=10, offset=None):
     """
     Draw how the contributions of one row lead from the base to its prediction.
 
@@ -133,6 +134,8 @@ def plot_contributions(estimator, X, *, coverage=None, max_features=10):
         Probability of the intervals; by default none are drawn.
     max_features : int, default=10
         Number of features drawn on their own, those with the largest contributions.
+    offset : float or array-like of shape (1,), optional
+        As in the estimator's `predict`; drawn as the last step.
 
     Returns
     -------
@@ -161,15 +164,18 @@ def plot_contributions(estimator, X, *, coverage=None, max_features=10):
     ['base', 'x1 = 0.25', 'x0 = 0.5', 'prediction']
     """
     _check(estimator, max_features=max_features)
-    frame = estimator.explain(X, 0.95 if coverage is None else coverage)
+    frame = estimator.explain(X, 0.95 if coverage is None else coverage, offset)
     base, *parts, eta = frame["contribution"].tolist()
     _, *half, eta_half = (frame["upper"] - frame["contribution"]).tolist()
-    cells = zip(frame.index[1:-1], frame["value"].tolist()[1:-1], strict=True)
-    labels = [_label_cell(name, value, estimator.terms_.levels) for name, value in cells]
+    shift = [] if offset is None else [parts.pop()]
+    half = half[: len(parts)]
+    cells = zip(frame.index[1:], frame["value"].tolist()[1:], parts, strict=False)
+    labels = [_label_cell(name, value, estimator) for name, value, _ in cells]
     if len(parts) > max_features + 1:
         labels[max_features:] = [f"{len(parts) - max_features} other features"]
         parts[max_features:] = [sum(parts[max_features:])]
         del half[max_features:]
+    parts, labels = parts + shift, labels + ["offset"] * len(shift)
     n, ends = len(parts), base + np.cumsum([0.0, *parts])
     scale = name_scale(estimator)
 
@@ -198,11 +204,11 @@ def plot_contributions(estimator, X, *, coverage=None, max_features=10):
     strip(axes, "left")
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(label(scale, 60), fontsize=9, parse_math=False)
-    axes.set_title(_title(estimator, X, coverage), loc="left", **TITLE)
+    axes.set_title(_title(estimator, X, coverage, offset), loc="left", **TITLE)
     return figure
 
 
-def plot_diagnostics(estimator, X, y):
+def plot_diagnostics(estimator, X, y, *, offset=None):
     """
     Draw what tells whether the model fits some rows.
 
@@ -214,6 +220,8 @@ def plot_diagnostics(estimator, X, y):
         Rows: those of training, or better others.
     y : array-like of shape (n_samples,)
         Their response, or labels.
+    offset : float or array-like of shape (n_samples,), optional
+        As in the estimator's `predict`; to be given if `fit` had one.
 
     Returns
     -------
@@ -229,7 +237,8 @@ def plot_diagnostics(estimator, X, y):
     TypeError
         If `estimator` is no estimator of this package.
     ValueError
-        If it is not fitted, `X` or `y` is not what `fit` saw, or their lengths differ.
+        If it is not fitted, `X` or `y` is not what `fit` saw, their lengths differ, or the offset
+        is missing.
 
     Notes
     -----
@@ -237,7 +246,7 @@ def plot_diagnostics(estimator, X, y):
     are (y - mu) / sqrt(scale_). Of more than 2000 rows, 2000 are drawn as points, chosen at random
     and the same each time; of as many quantiles, 2000 of evenly spaced ranks and the 100 at either
     end. Means, histograms, bands and curves are of all rows. Bands and bars are 95 % intervals,
-    pointwise. Each row counts once and has an offset of 0.
+    pointwise. Each row counts once.
 
     References
     ----------
@@ -261,7 +270,9 @@ def plot_diagnostics(estimator, X, y):
     rows = estimator._validate(X)
     y = _read_response(estimator, family, y)
     check_consistent_length(rows, y)
-    eta, mu = estimator.terms_.eta(rows), estimator.terms_.predict(rows)
+    estimator._ask_for_offset(offset, "plot_diagnostics")
+    shift = estimator._read_offset(offset, len(rows))
+    eta, mu = estimator.terms_.eta(rows, shift), estimator.terms_.predict(rows, shift)
     return draw_diagnostics(estimator, family, eta, mu, y)
 
 
@@ -292,7 +303,7 @@ def _find_terms(estimator, features):
         order = np.argsort(-estimator.feature_importances_, kind="stable").tolist()
         found = [by_feature[j] for j in order if j in by_feature]
         if not found:
-            raise ValueError("no feature has a term: all columns were constant in training")
+            raise ValueError("no feature has a term: all columns were constant or left out")
         return found
     found = []
     for feature in [features] if isinstance(features, str) else list(features):
@@ -304,7 +315,8 @@ def _find_terms(estimator, features):
             known = ", ".join(map(repr, names[:20])) + (", …" if len(names) > 20 else "")
             raise ValueError(f"there is no feature {feature!r}; there are {known}")
         if j not in by_feature:
-            raise ValueError(f"feature {names[j]!r} has no term: it was constant in training")
+            why = "was left out" if j in estimator._features.left_out else "was constant"
+            raise ValueError(f"feature {names[j]!r} has no term: it {why} in training")
         found.append(by_feature[j])
     if not found:
         raise ValueError("features must name at least one feature, got none")
@@ -346,22 +358,28 @@ def _arrange(panels, n_columns):
     return lines
 
 
-def _label_cell(name, value, levels):
-    name = label(name, 32)
+def _label_cell(name, value, estimator):
+    levels, units, shown = estimator.terms_.levels, estimator.terms_.units, label(name, 32)
     if value is None or value != value:
-        return f"{name} missing"
+        return f"{shown} missing"
     if name in levels and value not in levels[name]:
-        return f"{name}: unseen level"
-    return f"{name} = {label(value, 24) if isinstance(value, str) else number(value)}"
+        return f"{shown}: unseen level"
+    if name in units:
+        return f"{shown} = {write_iso(to_days(np.array([value.asm8]))[0], units[name])}"
+    return f"{shown} = {number(value) if isinstance(value, Real) else label(value, 24)}"
 
 
-def _title(estimator, X, coverage):
+def _title(estimator, X, coverage, offset):
     classes = getattr(estimator, "classes_", None)
-    mu = estimator.predict(X) if classes is None else estimator.predict_proba(X)[:, 1]
+    if classes is None:
+        mu = estimator.predict(X, offset)
+    else:
+        mu = estimator.predict_proba(X, offset)[:, 1]
     digits = find_decimals([1.0 if classes is not None else mu[0]])
     name = "prediction" if classes is None else f"P({label(name_class(estimator), 40)})"
     text = f"{name} = {fixed(mu[0], digits)}"
     if coverage is None:
         return text
-    low, high = (fixed(end, digits) for end in estimator.predict_interval(X, coverage)[0])
+    ends = estimator.predict_interval(X, coverage, offset=offset)
+    low, high = (fixed(end, digits) for end in ends[0])
     return f"{text}   ({100 * coverage:g} %: {low} to {high})"

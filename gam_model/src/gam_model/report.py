@@ -2,9 +2,11 @@
 
 import html
 import io
+import math
 import platform
 import re
 import warnings
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -54,6 +56,9 @@ body { margin: 2rem auto; max-width: 72rem; padding: 0 1.25rem; background: var(
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0; }
 h2 { font-size: 1.15rem; margin: 2.5rem 0 .5rem; }
 p { margin: .25rem 0 1rem; max-width: 46rem; }
+aside { border: 2px solid var(--orange); padding: .5rem 1.25rem; margin: 1.5rem 0;
+  break-inside: avoid; }
+aside h2 { margin: 0; }
 p, figcaption span, footer { color: var(--grey); font-size: .875rem; }
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: 1rem;
   margin: 1rem 0; }
@@ -88,7 +93,20 @@ h2 { break-after: avoid; }
 """
 
 
-def write_report(path, estimator, *, title=None, metrics=None, X=None, y=None, date=None):
+def write_report(
+    path,
+    estimator,
+    *,
+    title=None,
+    metrics=None,
+    X=None,
+    y=None,
+    date=None,
+    name=None,
+    about=None,
+    checks=(),
+    offset=None,
+):
     """
     Write what a fitted estimator is and how well it fits, as one HTML file.
 
@@ -100,8 +118,9 @@ def write_report(path, estimator, *, title=None, metrics=None, X=None, y=None, d
         A fitted estimator.
     title : str, optional
         Heading; by default the estimator's class.
-    metrics : dict of str to float, optional
-        What to show at the top, such as the error on rows that were held out.
+    metrics : dict of str to float, or of str to such dicts, optional
+        What to show at the top, such as the error on rows that were held out; or the same figures
+        of several sets of rows, by the sets' names, which are shown side by side.
     X : array-like of shape (n_samples, n_features), optional
         Rows whose distribution to show under the curves, and whose missing cells to count; a
         sample will do.
@@ -109,13 +128,22 @@ def write_report(path, estimator, *, title=None, metrics=None, X=None, y=None, d
         Their response; with it, diagnostics are drawn.
     date : datetime or str, optional
         When the model was fitted; by default now.
+    offset : float or array-like of shape (n_samples,), optional
+        The rows', as in the estimator's `predict`; to be given with `y` if `fit` had one.
+    name : str, optional
+        What the model is called; by default the estimator's class.
+    about : dict of str to str, optional
+        What the model is about, such as its data and its target.
+    checks : sequence of str, optional
+        What should be looked at before the model is trusted; shown first.
 
     Raises
     ------
     ImportError
         If matplotlib is not installed.
     ValueError
-        If the estimator is not fitted, `X` or `y` is not what `fit` saw, or `y` comes without `X`.
+        If the estimator is not fitted, `X` or `y` is not what `fit` saw, `y` comes without `X`, or
+        the offset is missing.
 
     Notes
     -----
@@ -138,7 +166,7 @@ def write_report(path, estimator, *, title=None, metrics=None, X=None, y=None, d
     if y is not None and X is None:
         raise ValueError("y was given without X; diagnostics need both")
     rows = None if X is None else estimator._validate(X)
-    kind = type(estimator).__name__
+    kind = type(estimator).__name__ if name is None else name
     title = kind if title is None else title
     date = datetime.now(timezone.utc) if date is None else date
     date = date.strftime("%Y-%m-%d %H:%M %Z").strip() if hasattr(date, "strftime") else date
@@ -150,15 +178,19 @@ def write_report(path, estimator, *, title=None, metrics=None, X=None, y=None, d
             _section("Curves", _draw_curves(estimator, rows)),
         ]
         if y is not None:
-            picture = _to_svg(plot_diagnostics(estimator, X, y), "diagnostics")
+            picture = _to_svg(plot_diagnostics(estimator, X, y, offset=offset), "diagnostics")
             picture = f"{_say(_DIAGNOSTICS)}<figure>{picture}</figure>"
             parts.append(_section("Diagnostics", picture))
     parts.append(_section("Data", _describe_data(estimator, rows)))
     settings = [[name, repr(value)] for name, value in estimator.get_params().items()]
     parts.append(_section("Parameters", _table(["parameter", "value"], settings)))
     if metrics:
-        shown = {name: _show(value) for name, value in metrics.items()}
-        parts.insert(0, _list(shown, "large"))
+        parts.insert(0, _describe_metrics(metrics))
+    if about:
+        parts.insert(0, _list(about))
+    if checks:
+        items = "".join(f"<li>{_escape(check)}</li>\n" for check in checks)
+        parts.insert(0, f"<aside>\n<h2>Check this</h2>\n<ol>\n{items}</ol>\n</aside>\n")
     family = f"{estimator._family}, link {estimator.terms_.link}"
     page = f"""<!DOCTYPE html>
 <html lang="en">
@@ -186,6 +218,17 @@ _DIAGNOSTICS = (
 
 
 # ---------------------------------------------------------------- sections
+
+
+def _describe_metrics(metrics):
+    if not isinstance(next(iter(metrics.values())), Mapping):
+        return _list({name: _show(value) for name, value in metrics.items()}, "large")
+    figures = dict.fromkeys(figure for column in metrics.values() for figure in column)
+    lines = [
+        [figure, *(_show(column.get(figure, math.nan)) for column in metrics.values())]
+        for figure in figures
+    ]
+    return _table(["figure", *metrics], lines, right=range(1, 1 + len(metrics)))
 
 
 def _describe_fit(estimator):
@@ -239,7 +282,7 @@ def _draw_curves(estimator, rows):
     ranked = sorted(range(len(terms)), key=lambda k: -importances[terms[k].feature])
     panels = [trace(estimator, k, 0.95) for k in ranked]
     if not panels:
-        return _say("No feature has a curve: all columns were constant in training.")
+        return _say("No feature has a curve: all columns were constant or left out in training.")
     limits, shared = share_limits(panels, importances)
     figures = []
     for panel in panels:
@@ -268,13 +311,14 @@ def _describe_data(estimator, rows):
     for j, name in enumerate(estimator._names()):
         term = terms.get(j)
         if term is None:
-            seen = "constant"
+            look = estimator._features.left_out.get(j)
+            seen = f"left out: {look}, with nearly as many levels as rows" if look else "constant"
         elif isinstance(term, LevelTerm):
             listed = ", ".join(map(str, term.levels[:_LISTED]))
             more = len(term.levels) - _LISTED
             seen = f"{len(term.levels)} levels: {listed}{f' and {more} more' if more > 0 else ''}"
         else:
-            seen = " to ".join(map(_show, term.range))
+            seen = " to ".join(map(term.show if term.unit else _show, term.range))
         holes = "none" if term is None or term.missing is None else "some"
         if rows is not None:
             holes = f"{holes}; {100 * np.isnan(rows[:, j]).mean():.1f} % of the rows given"

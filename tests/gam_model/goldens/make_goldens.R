@@ -59,6 +59,43 @@ weights_prior <- function(n = 300) {
   data.frame(y, x1, x2, weights)
 }
 
+# Levels of unlike sizes; the counts have two such columns, the second with nothing in it.
+effects <- function(n, k, sd) {
+  size <- rgamma(k, shape = 2)
+  level <- sample(k, n, replace = TRUE, prob = size)
+  list(level = paste0("l", level), effect = rnorm(k, sd = sd)[level])
+}
+
+levels_gaussian <- function(n = 400) {
+  seed(107)
+  x <- runif(n)
+  g <- effects(n, 20, 0.2)
+  data.frame(y = sin(2 * pi * x) + g$effect + rnorm(n), x, g = g$level)
+}
+
+levels_crossed <- function(n = 500) {
+  seed(108)
+  x <- runif(n)
+  g <- effects(n, 25, 0.15)
+  h <- effects(n, 12, 0)
+  y <- rpois(n, exp(0.5 + sin(2 * pi * x) + g$effect))
+  data.frame(y, x, g = g$level, h = h$level)
+}
+
+levels_nested <- function(n = 400) {
+  seed(109)
+  g <- effects(n, 8, 0.5)
+  h <- paste0(g$level, sample(c("a", "b", "c"), n, replace = TRUE))
+  data.frame(y = g$effect + rnorm(n), g = g$level, h)
+}
+
+levels_binary <- function(n = 800) {
+  seed(110)
+  g <- effects(n, 30, 0.4)
+  h <- effects(n, 6, 0.2)
+  data.frame(y = rbinom(n, 1, plogis(g$effect + h$effect - 0.3)), g = g$level, h = h$level)
+}
+
 # Boundary knots at the range, repeated four times; k - 4 inner knots at equally spaced quantiles.
 cubic_knots <- function(x, k) {
   inner <- quantile(x, seq(0, 1, length.out = k - 2)[-c(1, k - 2)], type = 7, names = FALSE)
@@ -135,6 +172,37 @@ golden <- function(name, data, family = gaussian(), k = 15) {
   ))
 }
 
+# Tests of random effects, of columns of text; a numeric column gets a smooth as above.
+golden_effects <- function(name, data, family = gaussian(), k = 15) {
+  data[] <- lapply(data, function(x) if (is.numeric(x)) round10(x) else factor(x))
+  features <- setdiff(names(data), "y")
+  text <- vapply(data[features], is.factor, NA)
+  smooths <- ifelse(
+    text, sprintf('s(%s, bs = "re")', features),
+    sprintf('s(%s, bs = "bs", k = %d, m = c(3, 2))', features, k)
+  )
+  fit <- gam(
+    reformulate(smooths, "y"), family, data, method = "REML",
+    knots = lapply(data[features[!text]], cubic_knots, k = k),
+    control = gam.control(scalePenalty = FALSE, epsilon = 1e-12, newton = list(conv.tol = 1e-9))
+  )
+  stopifnot(fit$converged)
+  tests <- summary(fit)$s.table
+  content <- list(
+    name = name, mgcv = as.character(packageVersion("mgcv")), family = tolower(fit$family$family),
+    link = fit$family$link, k = k, features = I(features), sp = I(unname(fit$sp)),
+    edf = I(unname(tests[, "edf"])), ref_df = I(unname(tests[, "Ref.df"])),
+    statistic = I(unname(tests[, 3])), p_value = I(unname(tests[, "p-value"])),
+    data = lapply(data, function(x) I(if (is.factor(x)) as.character(x) else x))
+  )
+  writeLines(json(content), file.path(here, paste0(name, ".json")))
+  print(tests)
+}
+
+golden_effects("levels_gaussian", levels_gaussian())
+golden_effects("levels_crossed", levels_crossed(), poisson())
+golden_effects("levels_nested", levels_nested())
+golden_effects("levels_binary", levels_binary(), binomial())
 golden("gauss3", gauss3(), k = 20)
 golden("null_term", null_term())
 golden("linear_term", linear_term())

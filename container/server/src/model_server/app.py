@@ -11,6 +11,7 @@ import sys
 import time
 
 from model_server import kserve
+from model_server.budget import Budget
 from model_server.connection import IDLE_LIMIT, Connection
 from model_server.desk import INVOCATIONS
 from model_server.http1 import Answer, Request, refusal
@@ -40,6 +41,7 @@ class App:
     def __init__(self, program: Program, settings: Settings):
         self._settings = settings
         self.body_limit, self.read_limit = settings.body_limit, settings.timeout
+        self.budget = Budget(settings.body_budget)
         self.draining = False
         self._pool = Pool(
             program,
@@ -88,8 +90,9 @@ class App:
             known = ", ".join(self._routes)
             self._answer(request, refusal(404, f"no such path; try {known}"))
         elif self._routes[path][0] != ("GET" if method == "HEAD" else method):
-            message = f"{path} answers {self._routes[path][0]} only"
-            self._answer(request, refusal(405, message))
+            allowed = {"GET": "GET, HEAD", "POST": "POST"}[self._routes[path][0]]
+            message = f"{path} answers {allowed} only"
+            self._answer(request, refusal(405, message, {"allow": allowed}))
         elif path in self._calls:
             self._pool.submit(request)
         else:
@@ -102,7 +105,9 @@ class App:
     def _report(self) -> Answer:
         pool = self._pool
         in_flight = pool.count_in_flight()
-        text = self._metrics.text(in_flight, pool.queued, pool.alive, pool.deaths)
+        text = self._metrics.text(
+            in_flight, pool.queued, pool.alive, pool.deaths, self.budget.used
+        )
         return Answer(200, text.encode(), "text/plain; version=0.0.4; charset=utf-8")
 
     def _answer(self, request: Request, answer: Answer, program_seconds: float = 0) -> None:
@@ -215,6 +220,7 @@ class App:
     def _check(self, idle_limit: float) -> None:
         now = time.monotonic()
         self._pool.check(now)
+        self.budget.trim()
         for connection in list(self._connections):
             try:
                 connection.check(now, idle_limit)

@@ -8,15 +8,19 @@ import time
 from collections import deque
 from typing import Protocol
 
+from model_server.budget import Budget
 from model_server.http1 import Answer, Reader, Request, encode
 
 IDLE_LIMIT = 75  # seconds between two requests of a kept connection
 LINGER = 5  # seconds for which a refused client may go on sending
 PROMPT = 0.002  # seconds; a client whose next request comes so soon waits for nothing else
 
+TURN = 16  # requests of one client that are handled before others have their turn
+
 # What any socket has for us, until it's read a moment later. A buffer for each reading would have
-# to be as large, and made anew.
+# to be as large, and made anew. Of what must be parsed less is read at once, as it takes longer.
 RECEIVED = memoryview(bytearray(256 * 1024))
+PARSED = RECEIVED[: 8 * 1024]
 
 # Of Linux's tcp_info: bytes that are still to be sent, that were sent, and of these again.
 _TCP_INFO = struct.Struct("<144xI52xQQ")
@@ -26,6 +30,7 @@ class Handler(Protocol):
     """What requests are for. Every request gets one call of its `answer`, now or later."""
 
     body_limit: int
+    budget: Budget  # for the bodies of all requests
     read_limit: float  # seconds for a request to arrive, and for an answer to be taken
     draining: bool  # whether answers are the last ones of their connections
 
@@ -49,7 +54,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def __init__(self, handler: Handler):
         self._handler = handler
-        self._reader = Reader(handler.body_limit)
+        self._reader = Reader(handler.body_limit, handler.budget)
         self._waiting: deque[Request] = deque()  # complete, and behind another one
         self._current: Request | None = None  # in the handler's hands
         self._advancing = False
@@ -67,7 +72,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: D102
         self.closed = True
+        for request in self._waiting:
+            request.drop()
         self._waiting.clear()
+        if self._current and not self._current.given:
+            self._current.drop()
+        self._reader.close()
+        self._handler.budget.forget(self)
         self._handler.lost(self)
 
     def pause_writing(self) -> None:  # noqa: D102
@@ -78,15 +89,21 @@ class Connection(asyncio.BufferedProtocol):
         self._advance()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: D102
-        return RECEIVED
+        return PARSED if self._reader.is_parsing else RECEIVED
 
     def buffer_updated(self, n_bytes: int) -> None:  # noqa: D102
         self._read(RECEIVED[:n_bytes])
+        if n_bytes >= len(self.get_buffer(-1)):  # there is more, but it's the others' turn
+            self._pass_turn()
 
     # ------------------------------------------------------------ in order
 
     def _read(self, data: bytes | memoryview) -> None:
+        budget = self._handler.budget
+        budget.forget(self)
         self._take(self._reader.feed(data))
+        if self._reader.unfinished and self._reader.unfinished.body:
+            budget.note(self)
         if self._reader.awaited and not self._current:
             self._reader.awaited = False
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -104,29 +121,42 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._transport.pause_reading()
 
+    def _pass_turn(self) -> None:
+        self._transport.pause_reading()
+        asyncio.get_running_loop().call_soon(self._advance)
+
     def _advance(self) -> None:
-        if self._advancing:  # the handler answered at once
+        if self._advancing or self._transport.is_closing():  # the handler answered at once
             return
         self._advancing = True
-        while self._waiting and self._current is None and not self._blocked:
+        for _ in range(TURN):
+            if not self._waiting or self._current is not None or self._blocked:
+                break
             self._current = self._waiting.popleft()
             self._handler.handle(self._current)
         self._advancing = False
         if not self._waiting and not self._lent:
             self._transport.resume_reading()
+        elif self._current is None and not self._blocked:
+            self._pass_turn()
 
     def answer(self, request: Request, answer: Answer) -> None:
         """Write the answer to the request that the handler has, and hand it the next one."""
+        request.drop()
+        self._current, self._lent = None, False
         if self.closed:
             return
         last = not request.keep_alive or self._handler.draining
-        self._transport.write(encode(answer, last, head_only=request.method == "HEAD"))
-        self._current, self._lent = None, False
+        self._transport.write(
+            encode(answer, last, head_only=request.method == "HEAD", kept=request.old)
+        )
         self._since = self._answered = time.monotonic()
         if not last:
             self._advance()
             return
         self._reader.ended = True
+        for other in self._waiting:
+            other.drop()
         self._waiting.clear()
         if request.refusal:
             # If the socket were closed with bytes unread, the client would see no answer but a
@@ -136,6 +166,12 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.resume_reading()
         else:
             self._transport.close()
+
+    def refuse(self, status: int, message: str) -> None:
+        """Refuse the request that is being read."""
+        self._reader.refuse(status, message)
+        self._handler.budget.forget(self)
+        self._take(self._reader.take())
 
     # ------------------------------------------------------------ in other hands
 
@@ -212,7 +248,6 @@ class Connection(asyncio.BufferedProtocol):
         elif self._reader.unfinished is not None:
             waited = now - self._reader.unfinished.received  # its first byte, as yet
             if waited > min(self._handler.read_limit, max(idle_limit, LINGER)):
-                self._reader.refuse(408, "the request did not arrive in time")
-                self._take(self._reader.take())
+                self.refuse(408, "the request did not arrive in time")
         elif waited > idle_limit:
             self._transport.close()

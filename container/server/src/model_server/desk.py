@@ -18,7 +18,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from model_server import kserve
+from model_server import codings, kserve
 from model_server.http1 import Answer, Reader, Request, encode, refusal
 from model_server.ledger import Ledger
 from model_server.program import CUSTOM_ATTRIBUTES, Program
@@ -34,10 +34,13 @@ LENGTHS = struct.Struct("<IQ")  # of a frame's two parts: marshalled head, body
 _ANCILLARY, _CLOEXEC = socket.CMSG_SPACE(4), getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
-def frame(head: tuple, body: bytes) -> bytes:
-    """Return what goes over the socket between a worker and the server."""
+def frame(head: tuple, body: bytes | bytearray, n_more: int = 0) -> bytes:
+    """Return what goes over the socket between a worker and the server.
+
+    Of the body so many more bytes follow.
+    """
     packed = marshal.dumps(head)
-    return LENGTHS.pack(len(packed), len(body)) + packed + body
+    return LENGTHS.pack(len(packed), len(body) + n_more) + packed + body
 
 
 @dataclass
@@ -134,14 +137,16 @@ class Desk:
         return answer, time.perf_counter() - start
 
     def _run(self, request: Request) -> Answer:
-        headers = request.headers
+        headers, body = request.headers, bytes(request.body)
+        if coding := headers.pop("content-encoding", ""):
+            body = codings.decode(body, coding, self._body_limit)
         if request.path == INVOCATIONS:
             content_type = headers.get("content-type", "application/json")
             accept = headers.get("accept", "").strip()
             accept = self._accept if accept in ("", "*/*") else accept
-            result = self._program(request.body, content_type, accept, headers)
+            result = self._program(body, content_type, accept, headers)
         else:
-            result = kserve.call(self._program, request.path, request.body, headers)
+            result = kserve.call(self._program, request.path, body, headers)
         content, content_type, custom_attributes = result
         further = {CUSTOM_ATTRIBUTES: custom_attributes} if custom_attributes else None
         return Answer(200, content, content_type, further)
@@ -198,6 +203,7 @@ def _is_invocation(request: Request) -> bool:
     return (
         request.refusal is None
         and request.keep_alive
+        and not request.old
         and request.method == "POST"
         and request.path == INVOCATIONS
     )
@@ -206,7 +212,10 @@ def _is_invocation(request: Request) -> bool:
 def _describe(error: BaseException, request_id: str) -> Answer:
     status = getattr(error, "status", None)
     if isinstance(status, int) and 400 <= status < 500:
-        return refusal(status, str(error))
+        headers = error.headers if isinstance(error, codings.CodingError) else None
+        return refusal(status, str(error), headers)
     logger.error("request %s failed", request_id, exc_info=error)
+    if isinstance(error, MemoryError):
+        return refusal(503, "there was not enough memory for the request; send fewer rows")
     message = f"the program failed; its log has the reason under request {request_id}"
     return refusal(500, message)

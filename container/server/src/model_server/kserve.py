@@ -62,7 +62,8 @@ def refuse(path: str, answer: Answer) -> Answer:
     if not path.startswith("/v2"):
         return answer
     message = json.loads(answer.body)["error"]["message"]
-    return Answer(answer.status, json.dumps({"error": message}).encode())
+    content = json.dumps({"error": message}).encode()
+    return Answer(answer.status, content, headers=answer.headers)
 
 
 def call(program: Program, path: str, body: bytes, headers: dict[str, str]) -> Result:

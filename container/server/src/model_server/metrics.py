@@ -24,7 +24,7 @@ class Metrics:
         self._seconds[bisect_left(BUCKETS, seconds)] += 1
         self._sum += seconds
 
-    def text(self, in_flight: int, queued: int, workers: int, deaths: int) -> str:
+    def text(self, in_flight: int, queued: int, workers: int, deaths: int, body_bytes: int) -> str:
         """Write all figures.
 
         Parameters
@@ -35,6 +35,8 @@ class Metrics:
             Those of them that wait for a worker.
         workers, deaths : int
             Workers that live, and how many have died.
+        body_bytes : int
+            Bytes of request bodies that the server holds.
         """
         requests = sorted(self._requests.items())
         failed = [(labels, n) for labels, n in requests if labels[1] >= 400]
@@ -59,6 +61,7 @@ class Metrics:
             ("requests_queued", "gauge", "Those that wait for a worker.", [("", queued)]),
             ("workers", "gauge", "Worker processes.", [("", workers)]),
             ("worker_deaths_total", "counter", "Workers that had to be replaced.", [("", deaths)]),
+            ("body_bytes", "gauge", "Bytes of request bodies that are held.", [("", body_bytes)]),
         ]
         lines = []
         for name, kind, sense, samples in families:

@@ -189,12 +189,16 @@ class Pool:
                 self._watching = True
                 asyncio.get_running_loop().call_later(SLOW, self._watch)
 
+    def _requeue(self, request: Request) -> None:
+        request.given = False
+        self._queue.appendleft(request)
+
     def _may_lend(self, request: Request) -> bool:
         return (
             request.prompt
             and self._lending
             and request.path == INVOCATIONS
-            and not request.retried
+            and not (request.retried or request.old)
             and len(request.body) <= RECEIVE
             and request.connection.lendable
         )
@@ -225,7 +229,7 @@ class Pool:
                 request.connection.abort()
         for request, n_answered in back:
             if not n_answered:
-                self._queue.appendleft(request)
+                self._requeue(request)
             elif unsent:
                 request.connection.take_back(unsent=rest)
             else:
@@ -281,7 +285,7 @@ class Pool:
             if worker.answered[slot]:
                 request.connection.take_back()
             else:
-                self._queue.appendleft(request)
+                self._requeue(request)
 
     def _note_down(self, worker: Worker) -> None:
         for record in worker.ledger.take():
@@ -319,6 +323,7 @@ class Pool:
             out = worker.is_out(pending) if current and pending.status else False
             if out is not False:
                 self._note(request, n, pending._replace(sent=now))
+                request.drop()
                 if out:
                     request.connection.take_back()
                 else:
@@ -336,7 +341,7 @@ class Pool:
                 self._answer(request, failure, now - request.sent)
             else:
                 request.retried = True  # it had not begun, so another one will
-                self._queue.appendleft(request)
+                self._requeue(request)
         worker.requests.clear()
         return failed
 

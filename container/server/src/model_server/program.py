@@ -30,6 +30,12 @@ class Context:
     custom_attributes: str = ""
 
 
+class RequestError(ValueError):
+    """A request that cannot be handed to the program."""
+
+    status = 400
+
+
 class Result(NamedTuple):
     """What a program answered."""
 
@@ -55,27 +61,30 @@ class Program:
 
     Parameters
     ----------
-    name : str
-        File name of the program.
-    code_path : sequence of Path
-        Folders of programs and their modules, the first one winning.
+    path : Path
+        The program's file.
+    folders : sequence of Path
+        Folders of the modules that it imports, the first one winning.
     model_dir : Path
         Where the model lies.
 
     Raises
     ------
     ValueError
-        If the program is not there or lacks a hook. Whatever its import and its ``model_fn``
-        raise goes through.
+        If the program is no module of Python or lacks a hook. Whatever its import and its
+        ``model_fn`` raise goes through.
     """
 
-    def __init__(self, name: str, code_path: Sequence[Path], model_dir: Path):
-        places = [folder for folder in code_path if (folder / name).is_file()]
-        if not places:
-            raise ValueError(f"no program {name!r} in {' or '.join(map(str, code_path))}")
-        self.path = places[0] / name
-        sys.path[:0] = [str(folder) for folder in code_path]
-        module = importlib.import_module(self.path.stem)
+    def __init__(self, path: Path, folders: Sequence[Path], model_dir: Path):
+        self.path = path
+        if path.suffix != ".py":
+            raise ValueError(f"{path.name} is no Python file; a program that serves is one")
+        # The SDK puts dependencies into lib/ where it packs code into a model.
+        places = [path.parent, *folders, *(folder / "lib" for folder in folders)]
+        sys.path[:0] = map(str, dict.fromkeys(places))
+        module = importlib.import_module(path.stem)
+        if Path(getattr(module, "__file__", None) or "").resolve() != path.resolve():
+            raise ValueError(f"{path.name} has the name of another module; rename it")
         self._hooks = {
             hook: _by_arity(getattr(module, hook), arity)
             for hook, arity in _ARITY.items()
@@ -84,7 +93,7 @@ class Program:
         whole = ("transform_fn",) if "transform_fn" in self._hooks else tuple(_ARITY)[1:4]
         missing = [hook for hook in ("model_fn", *whole) if hook not in self._hooks]
         if missing:
-            raise ValueError(f"{name} lacks {' and '.join(missing)}")
+            raise ValueError(f"{path.name} lacks {' and '.join(missing)}")
         self._model_dir = str(model_dir)
         self._model = self._hooks["model_fn"](self._model_dir, Context(self._model_dir, {}))
 
@@ -93,7 +102,13 @@ class Program:
     ) -> Result:
         """Answer one request."""
         hooks = self._hooks
-        context = Context(self._model_dir, headers, headers.get(CUSTOM_ATTRIBUTES, ""))
+        attributes = headers.get(CUSTOM_ATTRIBUTES, "")
+        if not attributes.isprintable():
+            raise RequestError(
+                f"X-Amzn-SageMaker-Custom-Attributes holds {attributes!a:.100}, which is not all "
+                "visible characters; send ASCII"
+            )
+        context = Context(self._model_dir, headers, attributes)
         if "transform_fn" in hooks:
             result = hooks["transform_fn"](self._model, body, content_type, accept, context)
         else:

@@ -19,6 +19,7 @@ def main() -> None:
 
     import uvloop
 
+    from model_server import source
     from model_server.app import App, listen
     from model_server.program import Program
     from model_server.settings import Settings, count_cores
@@ -31,7 +32,9 @@ def main() -> None:
         threads = str(max(1, count_cores() // settings.workers))
         for library in ("OMP", "OPENBLAS", "MKL"):
             os.environ.setdefault(f"{library}_NUM_THREADS", threads)
-        program = Program(settings.program, settings.code_path, settings.model_dir)
+        path, folders = source.locate_served(settings.program, settings.code_uri, settings.base)
+        source.install(folders)
+        program = Program(path, folders, settings.base / "model")
         app = App(program, settings)
     except BaseException as error:  # even SystemExit, which would pass for a success
         reason = " ".join(str(error).split())
@@ -46,7 +49,7 @@ def main() -> None:
     print(
         f"serve: {program.path} and its model loaded in {seconds:.1f} s\n"
         f"serve: workers: {settings.workers}, seconds for a request: {settings.timeout}, "
-        f"bytes of a body: {settings.body_limit}\n"
+        f"bytes of a body: {settings.body_limit}, of all bodies: {settings.body_budget}\n"
         f"serve: listening on {settings.host}:{settings.port}",
         flush=True,
     )

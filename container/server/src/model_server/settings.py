@@ -18,11 +18,10 @@ class Settings:
     ----------
     program : str
         File name of the program, from SAGEMAKER_PROGRAM.
-    code_path : tuple of Path
-        Where the program and what it imports lie, the first one winning: the model's own code/,
-        then SAGEMAKER_SUBMIT_DIRECTORY, which is code/ below SAGEMAKER_BASE_DIR.
-    model_dir : Path
-        Where the model lies; model/ below SAGEMAKER_BASE_DIR, which is /opt/ml.
+    code_uri : str
+        Where the program lies, from SAGEMAKER_SUBMIT_DIRECTORY, which is code/ below `base`.
+    base : Path
+        SAGEMAKER_BASE_DIR, which is /opt/ml; the model lies in model/ below it.
     host, port : str, int
         MODEL_SERVER_HOST (all interfaces) and SAGEMAKER_BIND_TO_PORT (8080).
     workers : int
@@ -34,6 +33,10 @@ class Settings:
         MAX_CONTENT_LENGTH in bytes; 25 MiB, SageMaker's own limit for real-time requests, and in
         batch transform 100 MB, the most that a job may ask for. SAGEMAKER_BATCH tells the two
         apart.
+    body_budget : int
+        MODEL_SERVER_BODY_BUDGET in bytes: what all requests' bodies may take together in the
+        server's process. A quarter of the memory that this container may use, at most 256 MiB, and
+        room for one body in any case.
     accept : str
         SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT, for requests without an Accept header.
     log_level : int
@@ -43,13 +46,14 @@ class Settings:
     """
 
     program: str
-    code_path: tuple[Path, ...]
-    model_dir: Path
+    code_uri: str
+    base: Path
     host: str = "0.0.0.0"
     port: int = 8080
     workers: int = 1
     timeout: int = 60
     body_limit: int = 25 * MB
+    body_budget: int = 256 * MB
     accept: str = "application/json"
     log_level: int = logging.INFO
     kserve_model: str = ""
@@ -61,7 +65,6 @@ class Settings:
         program = environ.get("SAGEMAKER_PROGRAM")
         if not program:
             raise ValueError("SAGEMAKER_PROGRAM is not set; name the program to serve")
-        code_dir = Path(environ.get("SAGEMAKER_SUBMIT_DIRECTORY", base / "code"))
         batch = environ.get("SAGEMAKER_BATCH", "").lower() in ("true", "1")
 
         def integer(name: str, default: int, at_most: int) -> int:
@@ -70,15 +73,24 @@ class Settings:
                 raise ValueError(f"{name}={value!r} is not a whole number from 1 to {at_most}")
             return int(value)
 
+        body_limit = integer("MAX_CONTENT_LENGTH", (100 if batch else 25) * MB, 2**31)
+        budget = max(body_limit, min(256 * MB, count_memory() // 4))
+        body_budget = integer("MODEL_SERVER_BODY_BUDGET", budget, 2**50)
+        if body_budget < body_limit:
+            raise ValueError(
+                f"MODEL_SERVER_BODY_BUDGET={body_budget} has no room for one body of "
+                f"MAX_CONTENT_LENGTH={body_limit} bytes; raise it, or lower that"
+            )
         return cls(
             program=program,
-            code_path=(base / "model" / "code", code_dir),
-            model_dir=base / "model",
+            code_uri=environ.get("SAGEMAKER_SUBMIT_DIRECTORY") or str(base / "code"),
+            base=base,
             host=environ.get("MODEL_SERVER_HOST", cls.host),
             port=integer("SAGEMAKER_BIND_TO_PORT", cls.port, 65535),
             workers=integer("SAGEMAKER_MODEL_SERVER_WORKERS", count_cores(), 1000),
             timeout=integer("SAGEMAKER_MODEL_SERVER_TIMEOUT", 600 if batch else 60, 86400),
-            body_limit=integer("MAX_CONTENT_LENGTH", (100 if batch else 25) * MB, 2**31),
+            body_limit=body_limit,
+            body_budget=body_budget,
             accept=environ.get("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", cls.accept),
             log_level=_log_level(environ.get("SAGEMAKER_CONTAINER_LOG_LEVEL", "INFO")),
             kserve_model=_model_name(environ.get("KSERVE_MODEL_NAME", "")),
@@ -96,6 +108,17 @@ def count_cores() -> int:
         return min(cores, max(1, round(int(quota) / int(period))))
     except (OSError, ValueError):  # no cgroup v2, or "max"
         return cores
+
+
+def count_memory() -> int:
+    """Return how many bytes of memory this process may use, by its machine and its cgroup."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroup v2, v1
+        try:
+            memory = min(memory, int(Path("/sys/fs/cgroup", name).read_text()))
+        except (OSError, ValueError):  # the other version, or "max"
+            continue
+    return memory
 
 
 def _log_level(value: str) -> int:

@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from model_server.connection import RECEIVED
-from model_server.desk import LENGTHS, frame
+from model_server.desk import LENGTHS, RECEIVE, frame
 from model_server.http1 import Answer, Request
 from model_server.ledger import SLOTS, Ledger, Record
 
@@ -73,14 +73,21 @@ class Worker(asyncio.BufferedProtocol):
             If the system doesn't let clients be handed over.
         """
         slot = next(n for n in range(SLOTS) if n not in self.requests and n not in self.taken)
-        task = frame((slot, request.id, request.path, request.headers), request.body)
+        head = slot, request.id, request.path, request.headers
         self.ledger.lend(slot)
         if lent:
             self._out[slot] = request.connection.count_out()
+            task = frame(head, request.body)
             task = task[socket.send_fds(self._link, [task], [request.connection.lend()]) :]
-        if task:
-            self._transport.write(task)
+            if task:
+                self._transport.write(task)
+        elif len(request.body) <= RECEIVE:
+            self._transport.write(frame(head, request.body))
+        else:  # without a copy of it
+            self._transport.write(frame(head, b"", len(request.body)))
+            self._transport.write(request.body)
         self.requests[slot], self.answered[slot] = request, 0
+        request.given = True
         self.lent, self.served = lent, True
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: D102
@@ -111,6 +118,8 @@ class Worker(asyncio.BufferedProtocol):
 
     def note(self, record: Record) -> None:
         """Note down an answer that is out."""
+        if not self.answered[record.slot]:
+            self.requests[record.slot].drop()
         self.answered[record.slot] += 1
         if self._out[record.slot]:
             self._out[record.slot] += record.wire_size

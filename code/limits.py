@@ -1,0 +1,88 @@
+"""Rows unlike all that a model was trained on: values far outside, levels that it doesn't know."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from table import Table, shorten
+
+if TYPE_CHECKING:
+    from gam_model import AdditiveModel
+
+FAR = 1.0  # widths of the training range that a value may lie beyond either of its ends
+
+
+def find_far(X: np.ndarray, model: "AdditiveModel") -> dict[str, np.ndarray]:
+    """Find values beyond the training range by more than `FAR` times its width.
+
+    Parameters
+    ----------
+    X : ndarray of float64, shape (n, p)
+        As the model reads it, NaN where a cell is missing.
+    model : AdditiveModel
+
+    Returns
+    -------
+    dict of str to ndarray of bool, shape (n,)
+        For those features that have some, by name, in which rows.
+    """
+    found = {}
+    for term in model.terms:
+        if term.name not in model.levels:
+            low, high = term.range
+            reach = FAR * (high - low)
+            x = X[:, term.feature]
+            far = (x < low - reach) | (x > high + reach)
+            if far.any():
+                found[term.name] = far
+    return found
+
+
+def find_unknown(X: np.ndarray, model: "AdditiveModel") -> dict[str, np.ndarray]:
+    """Find levels that training has not seen; parameters and result as in `find_far`."""
+    codes = {term.name: X[:, term.feature] for term in model.terms if term.name in model.levels}
+    return {name: x < 0 for name, x in codes.items() if (x < 0).any()}
+
+
+def warn_of_rows(table: Table, X: np.ndarray, model: "AdditiveModel") -> Mapping[str, np.ndarray]:
+    """Word what an answer should be taken with care for.
+
+    Parameters
+    ----------
+    table : Table
+        The request.
+    X : ndarray of float64, shape (n, p)
+        Its rows as the model reads them.
+    model : AdditiveModel
+
+    Returns
+    -------
+    mapping of str to ndarray of bool, shape (n,)
+        At most one warning of a kind, and the rows that it is about.
+    """
+    warnings = {}
+    if far := find_far(X, model):
+        ranges = {term.name: term.range for term in model.terms if term.name in far}
+        places = []
+        for name, rows in far.items():
+            row, (low, high) = int(rows.argmax()), ranges[name]
+            value = X[row, model.features.index(name)]
+            places.append(
+                f"{name!r} is {value:g} in {_count(rows)}, and was {low:g} to {high:g} in training"
+            )
+        text = f"far outside of the training range, and so extrapolated: {'; '.join(places)}"
+        warnings[text] = np.any(list(far.values()), axis=0)
+    if unknown := find_unknown(X, model):
+        cells, places = table.select(model.features).values, []
+        for name, rows in unknown.items():
+            cell = cells[int(rows.argmax()), model.features.index(name)]
+            places.append(f"{name!r} is {shorten(cell)} in {_count(rows)}")
+        text = f"unknown in training, and so without an effect: {'; '.join(places)}"
+        warnings[text] = np.any(list(unknown.values()), axis=0)
+    return warnings
+
+
+def _count(rows: np.ndarray) -> str:
+    more = int(rows.sum()) - 1
+    return f"row {int(rows.argmax())}" + (f" and {more} more" if more else "")

@@ -1,0 +1,88 @@
+"""What the user must know of a fit: that it did not settle, or that y is separated."""
+
+import warnings
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from gam_model._basis import LevelBasis
+
+_NAMED = 3  # columns or levels that a warning names
+_EXPECTED = 10  # rows of an outcome that would be expected at a level, where there is none
+
+
+def warn_of_fit(fit, totals, family, names, levels, stacklevel):
+    """
+    Warn of a fit that did not settle, and of columns and levels that separate the response.
+
+    Parameters
+    ----------
+    fit : Fit
+        The fit.
+    totals : Totals
+        Has a sample of the rows.
+    family : Family
+        Distribution of the response.
+    names : list of str
+        Names of the columns of X.
+    levels : dict of int to list
+        Levels of each categorical column.
+    stacklevel : int
+        Where the warnings point to, as seen from the caller.
+    """
+    if not fit.settled:
+        warnings.warn(
+            "the fit has not settled: smoothing parameters and coefficients still moved at the "
+            "last step, and another fit of the same rows may end elsewhere; give a number for "
+            "alpha, or fewer columns that repeat one another",
+            ConvergenceWarning,
+            stacklevel=stacklevel + 1,
+        )
+    if fit.vanished is not None:
+        share = abs(fit.vanished)
+        largest = np.argsort(-share, kind="stable")[:_NAMED]
+        largest = largest[share[largest] >= 0.5 * share.max()]
+        coefs = fit.basis.lines_held[largest]
+        columns = [
+            names[term.feature]
+            for coef in coefs
+            for term, block in zip(fit.basis.terms, fit.basis.blocks, strict=True)
+            if block.start <= coef < block.stop
+        ]
+        warnings.warn(
+            f"y is separated by {', '.join(map(repr, columns))}: the likelihood has no maximum, "
+            "so the slopes of all columns are drawn towards 0, as far as the data allow. Leave "
+            "out a column that gives the answer away, or fit more rows",
+            UserWarning,
+            stacklevel=stacklevel + 1,
+        )
+    if family.scale is not None:
+        separating = _find_levels(fit.basis.terms, totals, family, names, levels)
+        if separating:
+            warnings.warn(
+                f"y has one value only at {'; '.join(separating)}: only the penalty keeps the "
+                "effect finite. Merge the level with another, or leave out a column that gives "
+                "the answer away",
+                UserWarning,
+                stacklevel=stacklevel + 1,
+            )
+
+
+def _find_levels(terms, totals, family, names, levels):
+    """Describe levels with one outcome only, though many rows of another would be expected."""
+    found, sample = [], totals.sample
+    for term in terms:
+        if not isinstance(term, LevelBasis):
+            continue
+        codes = term.evaluate(sample.X[:, term.feature])[0][:, 0]
+        rows = np.bincount(codes, sample.weight, minlength=term.size)
+        total = np.bincount(codes, sample.weight * sample.y, minlength=term.size)
+        without = (total == 0) & (rows * totals.mean >= _EXPECTED)
+        if family.name == "binomial":
+            without |= (total == rows) & (rows * (1 - totals.mean) >= _EXPECTED)
+        for code in np.flatnonzero(without):
+            level = "missing" if code >= term.n_levels else repr(levels[term.feature][code])
+            found.append(f"{names[term.feature]!r} = {level} ({rows[code]:g} rows)")
+    if len(found) > _NAMED:
+        found[_NAMED:] = [f"{len(found) - _NAMED} levels more"]
+    return found

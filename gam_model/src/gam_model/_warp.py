@@ -1,0 +1,86 @@
+"""A scale of its own for a column whose values are spread very unevenly, as amounts are."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+_LEVELS = 40  # quantiles that are looked at
+_UNEVEN = 6  # arithmetic over geometric mean of the gaps between them; normal values have about 2
+
+
+class Warp(NamedTuple):
+    """
+    The monotone scale t = arcsinh((x - center) / width).
+
+    It is linear near the center and logarithmic far from it, to either side.
+
+    Parameters
+    ----------
+    center, width : float
+        In the units of x; width is positive.
+
+    References
+    ----------
+    Burbidge, Magee and Robb (1988), "Alternative transformations to handle extreme values of the
+    dependent variable", Journal of the American Statistical Association 83.
+
+    Examples
+    --------
+    >>> warp = Warp(center=10.0, width=1.0)
+    >>> warp(np.array([10.0, 1010.0])).round(2)
+    array([0. , 7.6])
+    >>> warp.invert(warp(np.array([1010.0]))).round(6)
+    array([1010.])
+    """
+
+    center: float
+    width: float
+
+    def __call__(self, x):
+        """Return t of x, an ndarray of any shape."""
+        return np.arcsinh((x - self.center) / self.width)
+
+    def invert(self, t):
+        """Return x of t, an ndarray of any shape."""
+        return self.center + self.width * np.sinh(t)
+
+
+def propose_warp(values):
+    """
+    Find the scale on which a column's values are spread most evenly, if they are very uneven.
+
+    How uneven they are is told by the gaps between quantiles: the ratio of their arithmetic to
+    their geometric mean. Of the scales with their center at the least value, the median or the
+    greatest, and widths in powers of two, the one with the least ratio is taken.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_values,)
+        The distinct values in ascending order; how often one occurs doesn't matter.
+
+    Returns
+    -------
+    Warp or None
+        None if the ratio is below 6, as it is for normal, uniform or exponential values.
+
+    Examples
+    --------
+    >>> propose_warp(np.arange(100.0)) is None
+    True
+    >>> propose_warp(np.exp(np.arange(20.0))).center
+    1.0
+    """
+    if len(values) < 4:
+        return None
+    points = values if len(values) <= _LEVELS else np.quantile(values, np.linspace(0, 1, _LEVELS))
+    gaps = np.diff(points)
+    if _unevenness(gaps) < np.log(_UNEVEN):
+        return None
+    widths = gaps.max() * 2.0 ** -np.arange(60)
+    centers = points[0], points[len(points) // 2], points[-1]
+    warps = [Warp(float(c), float(w)) for c in centers for w in widths if w > 1e-3 * gaps.min()]
+    return min(warps, key=lambda warp: _unevenness(np.diff(warp(points))))
+
+
+def _unevenness(gaps):
+    return np.log(gaps.mean()) - np.log(np.maximum(gaps, np.finfo(float).tiny)).mean()

@@ -1,0 +1,195 @@
+"""Means stay in the range of their family, estimates in their intervals, deviances keep digits."""
+
+import warnings
+from decimal import Decimal, getcontext
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy import stats
+
+from gam_model import AdditiveModel, GAMClassifier, GAMRegressor
+from gam_model._families import FAMILIES, LINKS
+from gam_model._terms import SmoothTerm
+
+PAIRS = [(family, link.name) for family in FAMILIES for link in FAMILIES[family].links]
+REFUSED = "is so far outside the training range that it has no finite mean"
+
+
+def draw(family, link, n=400, seed=0):
+    """Draw x in (0, 1) and y whose eta falls, or for the inverse link rises, towards an end."""
+    rng = np.random.default_rng(seed)
+    x = np.sort(rng.uniform(size=n))
+    eta = {"inverse": 0.05 + 3 * x, "sqrt": 2.5 * (1 - x), "identity": -2 * x}.get(link, 1 - 2 * x)
+    mu = LINKS[link].inverse(eta)
+    if family == "gaussian":
+        return x[:, None], mu + rng.normal(scale=0.3, size=n)
+    if family == "binomial":
+        return x[:, None], rng.binomial(1, mu).astype(float)
+    if family == "poisson":
+        return x[:, None], rng.poisson(mu).astype(float)
+    return x[:, None], rng.gamma(4, mu / 4)
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_inverses_rise_or_fall_but_at_their_turn(name):
+    link = LINKS[name]
+    large = 10.0 ** np.arange(-300, 308)
+    eta = np.concatenate([[-np.inf], -large[::-1], [0.0], large, [np.inf]])
+    with np.errstate(over="ignore", divide="ignore"):
+        mu = link.inverse(eta)
+    assert not np.isnan(mu).any()
+    after = mu[eta >= link.turn] if link.turn is not None else mu
+    steps = np.diff(after[np.isfinite(after)])
+    assert (steps >= 0).all() or (steps <= 0).all()
+    good = link.reaches(eta)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # inside the domain there is nothing to be quiet about
+        assert np.isfinite(link.inverse(eta[good])).all()
+    assert_array_equal(good, [link.reaches(one) for one in eta.tolist()])
+    if name != "identity":
+        assert ((mu >= link.means[0]) & (mu <= link.means[1])).all()
+    inside = np.linspace(max(link.domain[0], -2), min(link.domain[1], 2), 21)[1:]
+    if name == "sqrt":
+        inside = inside[inside > 0]
+    assert_allclose(link.link(link.inverse(inside)), inside, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("family", "link"), PAIRS)
+@pytest.mark.parametrize("reach", [1, 3, 1e3, 1e9])
+def test_every_estimate_lies_in_its_interval(family, link, reach):
+    X, y = draw(family, link)
+    gam = GAMRegressor(family=family, link=link).fit(X, y)
+    link_, refused = LINKS[link], 0
+    for row in np.append(0.5 + reach * np.linspace(-1, 1, 21), X[:, 0].mean())[:, None]:
+        if not link_.reaches(gam.terms_.eta([row])[0]):
+            for ask in (gam.predict, gam.terms_.predict, gam.predict_interval):
+                with pytest.raises(ValueError, match=f"{REFUSED}.*most of it from 'x0'"):
+                    ask([row])
+            refused += 1
+            continue
+        (mu,) = gam.predict([row])
+        assert mu == gam.terms_.predict([row])[0]
+        kinds = ["confidence", "prediction"] if family != "binomial" else ["confidence"]
+        ends = np.array([gam.predict_interval([row], kind=kind)[0] for kind in kinds])
+        assert (ends[:, 0] <= mu).all()
+        assert (mu <= ends[:, 1]).all()
+        assert (ends[-1, 0] <= ends[0, 0]) & (ends[0, 1] <= ends[-1, 1])
+        if family != "gaussian":
+            assert ends.min() >= 0
+            assert mu >= 0 if family == "binomial" else mu > 0
+        if family == "binomial":
+            assert ends.max() <= 1
+            assert mu <= 1
+        assert np.isfinite(mu)
+        assert not np.isnan(ends).any()
+    assert refused < 21
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_interval_across_the_zero_of_the_square_root(seed):
+    X, y = draw("poisson", "sqrt", seed=seed)
+    gam = GAMRegressor(family="poisson", link="sqrt").fit(X, y)
+    low, high = gam.predict_interval(X).T
+    mu, eta = gam.predict(X), gam.terms_.eta(X)
+    assert ((low <= mu) & (mu <= high)).all()
+    reach = stats.norm.ppf(0.975) * np.sqrt(gam._posterior.variance(X))
+    across = (eta - reach < 0) & (eta + reach > 0)
+    assert across.any()
+    assert (low[across] < 1e-100).all()
+    assert_allclose(high, (abs(eta) + reach) ** 2)
+    assert_allclose(low[~across], ((abs(eta) - reach) ** 2)[~across])
+
+
+def test_an_interval_up_to_the_pole_has_no_upper_end():
+    X, y = draw("gamma", "inverse")
+    gam = GAMRegressor(family="gamma", link="inverse").fit(X, y)
+    (term,) = gam.terms_.terms
+    slope = (term.at(-1e-3) - term.at(0.0)) / -1e-3
+    near = np.array([[-(gam.intercept_ + term.at(0.0)) / slope + 1e-3]])  # just before it
+    low, high = gam.predict_interval(near)[0]
+    assert low <= gam.predict(near)[0]
+    assert high == np.inf
+    with pytest.raises(ValueError, match=r"row 1 .* where link='inverse' reaches from"):
+        gam.predict([[0.5], [near[0, 0] - 0.1], [0.6]])
+
+
+def test_rows_are_refused_alone_as_in_company():
+    steep = SmoothTerm(1, "age", knots=[0, 0, 0, 1, 1, 1], coef=[0, 0, 900.0])
+    model = AdditiveModel(0.0, [steep], ["id", "age"], "log")
+    assert_array_equal(model.predict([[0, 0.5], [0, 0.7]])[:1], model.predict([[0, 0.5]]))
+    message = f"row 0 {REFUSED}: its eta is 900, most of it from 'age', where link='log' reaches"
+    with pytest.raises(ValueError, match=message):
+        model.predict([[0, 1.0]])
+    with pytest.raises(ValueError, match=message.replace("row 0", "row 2")):
+        model.predict([[0, 0.1], [0, 0.2], [0, 1.0]])
+    assert model.predict([[0, -1e9]]) > 0  # of a falling tangent: a mean of 0 but for its digits
+    assert model.predict(np.empty((0, 2))).shape == (0,)
+
+
+@pytest.mark.parametrize("cell", [np.inf, -np.inf])
+def test_infinite_cells_are_no_prediction(cell):
+    line = SmoothTerm(0, "age", knots=[0, 0, 0, 1, 1, 1], coef=[0, 0.5, 1.0])
+    for link in LINKS:
+        with np.errstate(invalid="ignore"), pytest.raises(ValueError, match=REFUSED):
+            AdditiveModel(0.0, [line], ["age"], link).predict([[cell]])
+
+
+def test_a_classifiers_probabilities_stay_in_theirs():
+    X, y = draw("binomial", "cloglog")
+    for link in ("logit", "probit", "cloglog"):
+        gam = GAMClassifier(link=link).fit(X, y)
+        rows = np.linspace(-1e4, 1e4, 50)[:, None]
+        second = gam.predict_proba(rows)[:, 1]
+        low, high = gam.predict_interval(rows).T
+        assert ((low >= 0) & (low <= second) & (second <= high) & (high <= 1)).all()
+
+
+@pytest.mark.parametrize("shift", [-0.01, -1.0, -1e6])
+def test_a_mean_that_the_link_cannot_take(shift):
+    X, y = draw("gaussian", "identity")
+    y = y - y.mean() + shift
+    with pytest.raises(
+        ValueError, match=r"with link='log' the mean of y must lie between 0 and inf"
+    ):
+        GAMRegressor(link="log").fit(X, y)
+
+
+def test_negative_values_with_a_positive_mean():
+    X, y = draw("gaussian", "log")
+    y[::50] = -3.0  # where the family's own start, half way to the mean, is below 0
+    gam = GAMRegressor(link="log").fit(X, y)
+    assert (gam.predict(X) > 0).all()
+    assert gam.score(X, y) > 0
+
+
+@pytest.mark.parametrize("mu", [1e-9, 1e-7, 1e-3, 0.3, 0.9, 1 - 1e-9, 5.0, 1e6, 1e12])
+@pytest.mark.parametrize("step", [0.0, 1e-12, 1e-8, -1e-6, 1e-4, -0.3, 0.04])
+def test_deviances_keep_their_digits(mu, step):
+    getcontext().prec = 60
+    y = mu * (1 + step)
+    exact_y, exact_mu = Decimal(y), Decimal(mu)
+
+    def part(y, mu):
+        return 2 * ((y * (y / mu).ln() if y else 0) - (y - mu))
+
+    expected = {
+        "poisson": part(exact_y, exact_mu),
+        "gamma": 2 * ((exact_y - exact_mu) / exact_mu - (exact_y / exact_mu).ln()),
+    }
+    if 0 < y < 1 > mu:
+        expected["binomial"] = part(exact_y, exact_mu) + part(1 - exact_y, 1 - exact_mu)
+    for name, value in expected.items():
+        found = FAMILIES[name].unit_deviance(np.array([y]), np.array([mu]))[0]
+        # As many digits as the difference of y and mu has.
+        digits = max(1e-13, 1e-15 / max(abs(y / mu - 1), 1e-15))
+        assert found == pytest.approx(float(value), rel=min(digits, 1), abs=1e-30 * max(mu, 1))
+
+
+def test_deviances_at_the_ends():
+    binomial, poisson = FAMILIES["binomial"].unit_deviance, FAMILIES["poisson"].unit_deviance
+    mu = np.array([1e-9, 0.2, 0.9])
+    assert_allclose(binomial(np.ones(3), mu), -2 * np.log(mu))
+    assert_allclose(binomial(np.zeros(3), mu), -2 * np.log1p(-mu), rtol=1e-7)
+    assert_allclose(poisson(np.zeros(3), mu), 2 * mu)
+    assert_allclose(poisson(np.ones(1), np.array([1e-200])), 2 * (200 * np.log(10) - 1))
