@@ -61,7 +61,8 @@ class ForestExplainer:
     n_features : int
         Columns that a row has.
     feature_names : list of str or None
-        Names of the columns if the model knows any. A frame's are checked against them.
+        Names of the columns if the model knows any. A frame's are checked against them, and of
+        columns without names a warning is given; set it to None to do without.
 
     Raises
     ------
@@ -155,7 +156,7 @@ class ForestExplainer:
         Returns
         -------
         ndarray of float64, shape (n, n_features, n_features)
-            Symmetric.
+            Symmetric, to rounding.
         """
         X = self._read_rows(X)
         values = np.zeros((*X.shape, self.n_features))
@@ -210,18 +211,20 @@ class ForestExplainer:
             raise ValueError(f"X must be a table of numbers: {error}") from None
         if X.ndim != 2 or X.shape[1] != self.n_features:
             raise ValueError(f"X must have shape (n, {self.n_features}), got {X.shape}")
-        bad = np.isnan(X) & ~self._trees.missing
+        if not self._trees.missing:
+            _refuse(np.isnan(X), "missing, and the model takes no missing values")
         X = self._trees.recode(X)
-        kinds = "" if self._trees.missing else "missing, "
         if self._trees.single:
             with np.errstate(over="ignore"):  # refused below
                 X = X.astype(np.float32)
-            bad |= np.isinf(X)
-            kinds += "infinite or beyond float32"
-        if bad.any():
-            row, column = np.argwhere(bad)[0]
-            raise ValueError(f"row {row}, column {column} is {kinds}")
+            _refuse(np.isinf(X), "infinite or beyond float32")
         return X
+
+
+def _refuse(bad: np.ndarray, what: str) -> None:
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise ValueError(f"row {row}, column {column} is {what}")
 
 
 def _names_of(X: Any) -> list[str] | None:
@@ -230,17 +233,17 @@ def _names_of(X: Any) -> list[str] | None:
     if not any(isinstance(name, str) for name in columns):
         return None
     if not all(isinstance(name, str) for name in columns):
-        raise ValueError(f"some names of X's columns are no text: {columns}")
+        raise ValueError(f"some of X's columns have names that are not text: {columns}")
     return columns
 
 
 def _check_names(given: list[str] | None, known: list[str] | None) -> None:
     if given is None or known is None:
         if given != known:
-            has, had = ("no ", "these") if given is None else ("", "none")
+            has, other = ("no ", "some") if given is None else ("", "none")
             warnings.warn(
-                f"X has {has}feature names, but the model was fitted with {had}; "
-                "its columns are taken as they come",
+                f"X has {has}feature names, but the model has {other}; "
+                "the columns are taken to be the model's, in its order",
                 stacklevel=4,
             )
     elif given != known:

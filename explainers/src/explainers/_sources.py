@@ -16,7 +16,7 @@ def read(model: Any, output: int | tuple[int, int] | None) -> Trees:
         return _read_file(Path(model), output)
     ancestors = {ancestor.__name__ for ancestor in type(model).__mro__}
     libraries = {ancestor.__module__.partition(".")[0] for ancestor in type(model).__mro__}
-    if ancestors & {"BaseForest", "BaseDecisionTree"}:
+    if ancestors & {"BaseForest", "BaseDecisionTree"} and hasattr(model, "predict"):
         return _read_forest(model, output)
     if "BaseHistGradientBoosting" in ancestors:
         return _read_histogram(model, output)
