@@ -9,6 +9,7 @@ the GAM has learned what it means that they are.
 import argparse
 import ast
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from table import PayloadError, Table
 FORMAT_VERSION = 1
 LIBRARIES = ("explainers", "gam-model", "joblib", "numpy", "scikit-learn")
 FOREST = {"n_estimators": 50, "max_depth": 6, "max_leaf_nodes": 30, "random_state": 0}
+TABLE_LIMIT = 64  # MB that tables of SHAP values may take; beyond, the values are computed
 REPLICATES = 200  # of the test rows; where the metrics' intervals come from
 
 
@@ -47,36 +49,10 @@ class Forest(NamedTuple):
 
     def answer(self, X: np.ndarray) -> Answer:
         """Score every row of X, shape (n, p), NaN where a value is missing."""
-        values = self.explainer.shap_values(_fill(X, self.medians, self.features))
-        base = self.explainer.base
-        # Rounding may leave a probability just outside of what it can be.
-        prediction = np.clip(base + values.sum(axis=1), 0, 1)
-        return Answer(prediction, lambda: _explain(self.features, base, values, "response"))
-
-
-class DeepForest(NamedTuple):
-    """A forest whose trees are too deep for `ForestExplainer`; shap explains it."""
-
-    features: list[str]
-    medians: np.ndarray
-    forest: Any
-    explainer: Any  # a shap.TreeExplainer
-    missing = Forest.missing
-
-    def answer(self, X: np.ndarray) -> Answer:
-        """Score every row of X, shape (n, p), NaN where a value is missing."""
-        import pandas
-
         X = _fill(X, self.medians, self.features)
-        # The forest was fitted to named columns, and warns of others.
-        prediction = self.forest.predict_proba(pandas.DataFrame(X, columns=self.features))[:, 1]
-
-        def explain() -> Explanation:
-            # Of a classifier, the class is on the last axis.
-            base, values = self.explainer.expected_value[1], self.explainer.shap_values(X)[..., 1]
-            return _explain(self.features, float(base), values, "response")
-
-        return Answer(prediction, explain)
+        prediction, explain = _score(X, self.features, self.explainer, "response")
+        # Rounding may leave a probability just outside of what it can be.
+        return Answer(np.clip(prediction, 0, 1), explain)
 
 
 class Gam(NamedTuple):
@@ -110,11 +86,33 @@ def _fill(X: np.ndarray, medians: np.ndarray, features: list[str]) -> np.ndarray
     return np.where(np.isnan(X), medians, X)
 
 
+def _wrap_trees(explainer: ForestExplainer, features: list[str], medians: np.ndarray) -> Forest:
+    if explainer.feature_names not in (None, features):
+        raise ValueError(
+            f"the explainer's features are {explainer.feature_names}, model.json's {features}: "
+            "they are of different models"
+        )
+    explainer.feature_names = None  # as `Table.matrix` puts the columns in order
+    return Forest(features, medians, explainer)
+
+
+def _score(
+    X: np.ndarray, features: list[str], explainer: ForestExplainer, scale: str
+) -> tuple[np.ndarray, Callable[[], Explanation]]:
+    if explainer.tabulated:
+        values = explainer.shap_values(X)
+        prediction = explainer.base + values.sum(axis=1)
+        return prediction, lambda: _explain(features, explainer.base, values, scale)
+    return explainer.predict(X), lambda: _explain(
+        features, explainer.base, explainer.shap_values(X), scale
+    )
+
+
 def _explain(features: list[str], base: float, values: np.ndarray, scale: str) -> Explanation:
     return Explanation(base, dict(zip(features, values.T, strict=True)), scale)
 
 
-def model_fn(model_dir: str) -> Forest | DeepForest | Gam:
+def model_fn(model_dir: str) -> Forest | Gam:
     """Load what `train` wrote."""
     folder = Path(model_dir)
     described = read_description(folder, FORMAT_VERSION)
@@ -124,13 +122,7 @@ def model_fn(model_dir: str) -> Forest | DeepForest | Gam:
         from gam_model import AdditiveModel
 
         return Gam(features, AdditiveModel.load(folder / "terms.json"))
-    if (folder / "explainer.npz").is_file():
-        return Forest(features, medians, ForestExplainer.load(folder / "explainer.npz"))
-    import joblib
-    import shap
-
-    forest = joblib.load(folder / "model.joblib")
-    return DeepForest(features, medians, forest, shap.TreeExplainer(forest))
+    return _wrap_trees(ForestExplainer.load(folder / "explainer.npz"), features, medians)
 
 
 def input_fn(body: bytes | str, content_type: str) -> Table:
@@ -138,7 +130,7 @@ def input_fn(body: bytes | str, content_type: str) -> Table:
     return payload.decode(body, content_type)
 
 
-def predict_fn(table: Table, model: Forest | DeepForest | Gam) -> Answer:
+def predict_fn(table: Table, model: Forest | Gam) -> Answer:
     """Score every row."""
     X = table.matrix(model.features, missing=model.missing)
     try:
@@ -172,12 +164,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _parameters() -> dict[str, dict[str, Any]]:
-    """Return the default parameters of either model."""
+    """Return the default parameters of either model, and those of its explainer."""
     from sklearn.ensemble import RandomForestClassifier
 
     from gam_model import GAMClassifier
 
-    forest = RandomForestClassifier().get_params() | FOREST
+    forest = RandomForestClassifier().get_params() | FOREST | {"table_limit": TABLE_LIMIT}
     return {"forest": forest, "gam": GAMClassifier().get_params()}
 
 
@@ -204,13 +196,13 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
         empty = features[int(np.isnan(X).all(axis=0).argmax())]
         raise JobError(f"column {empty!r} has no value in channel 'train_data'; leave it out")
     medians = np.nanmedian(X, axis=0)
-    estimator = _choose(arguments)
+    estimator, table_limit = _choose(arguments)
     seen = X if arguments.model == "gam" else np.where(np.isnan(X), medians, X)
     try:
         estimator.fit(pandas.DataFrame(seen, columns=features), y)
     except ValueError as error:
         raise JobError(" ".join(str(error).split())) from None
-    model = _wrap(estimator, features, medians)
+    model = _wrap(estimator, features, medians, table_limit)
     metrics, curve = measure("train", y, model.answer(X).prediction), None
     if "test_data" in job.channels:
         test, y_test = _read(job, "test_data", arguments.test_file, arguments.target)
@@ -231,7 +223,8 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
         LIBRARIES,
         format_version=FORMAT_VERSION,
         model=arguments.model,
-        hyperparameters=estimator.get_params(),
+        hyperparameters=estimator.get_params()
+        | ({} if isinstance(model, Gam) else {"table_limit": table_limit}),
         target=arguments.target,
         features=[
             {
@@ -260,7 +253,8 @@ def _read(job: Job, channel: str, file: str, target: str) -> tuple[Table, np.nda
     return table, y
 
 
-def _choose(arguments: argparse.Namespace) -> Any:
+def _choose(arguments: argparse.Namespace) -> tuple[Any, float]:
+    """Return the estimator, and how many MB its explainer's tables may take."""
     from sklearn.ensemble import RandomForestClassifier
 
     from gam_model import GAMClassifier
@@ -273,24 +267,21 @@ def _choose(arguments: argparse.Namespace) -> Any:
                 f"{name} is no parameter of model={arguments.model}; it has "
                 + ", ".join(known[arguments.model])
             )
+    table_limit = given.pop("table_limit", TABLE_LIMIT)
+    if not (isinstance(table_limit, int | float) and table_limit >= 0):
+        raise JobError(f"table-limit must be a number of MB, 0 or more, got {table_limit!r}")
     if arguments.model == "gam":
-        return GAMClassifier(**given)
-    return RandomForestClassifier(**FOREST | given)
+        return GAMClassifier(**given), table_limit
+    return RandomForestClassifier(**FOREST | given), table_limit
 
 
-def _wrap(estimator: Any, features: list[str], medians: np.ndarray) -> Forest | DeepForest | Gam:
+def _wrap(
+    estimator: Any, features: list[str], medians: np.ndarray, table_limit: float
+) -> Forest | Gam:
     if hasattr(estimator, "terms_"):
         return Gam(features, estimator.terms_)
-    try:
-        return Forest(features, medians, ForestExplainer(estimator))
-    except ValueError as error:
-        try:
-            import shap
-        except ImportError:
-            raise JobError(
-                f"{error}, for which the image needs shap in container/requirements"
-            ) from None
-        return DeepForest(features, medians, estimator, shap.TreeExplainer(estimator))
+    explainer = ForestExplainer(estimator, memory_limit=table_limit * 2**20)
+    return _wrap_trees(explainer, features, medians)
 
 
 # ---------------------------------------------------------------- metrics

@@ -88,11 +88,8 @@ def rows(name, forest, data):
 
 @pytest.fixture(scope="module", params=[2**26, 0], ids=["tables", "computed"])
 def explainer(request, forest):
-    """Tables, if they are not too large, and without them."""
     explainer = ForestExplainer(forest, memory_limit=request.param)
-    is_leaf = all(left < 0 for left in explainer._trees.left)
-    tables = request.param > 0 and any(isinstance(b, _tables.Tables) for b in explainer._blocks)
-    assert tables or is_leaf or request.param == 0 or len(explainer._trees.left) > 500
+    assert explainer.tabulated == (request.param > 0)
     return explainer
 
 
@@ -467,18 +464,19 @@ def test_trees_too_deep_for_tables_are_computed(shap):
         X, X.sum(axis=1) + rng.normal(size=2000)
     )
     explainer = ForestExplainer(forest)
-    assert not any(isinstance(block, _tables.Tables) for block in explainer._blocks)
+    assert not explainer.tabulated
     values = explainer.shap_values(X[:50])
     expected = shap.TreeExplainer(forest).shap_values(X[:50])
     np.testing.assert_allclose(values, expected, rtol=0, atol=1e-9)
     shallow = RandomForestRegressor(2, max_depth=3, random_state=0).fit(X, X.sum(axis=1))
     tables, computed = (ForestExplainer(shallow, memory_limit=limit) for limit in (2**26, 1000))
-    assert isinstance(tables._blocks[0], _tables.Tables)
-    assert not isinstance(computed._blocks[0], _tables.Tables)
+    assert tables.tabulated
+    assert not computed.tabulated
     np.testing.assert_allclose(tables.shap_values(X), computed.shap_values(X), atol=1e-14)
 
 
-def test_a_chain_of_splits_may_be_longer_than_calls_can_be_nested(tmp_path):
+@pytest.mark.parametrize("limit", [2**26, 0])
+def test_a_chain_of_splits_may_be_longer_than_calls_can_be_nested(tmp_path, limit):
     """A tree of 3,000 levels: at node 2 i, a row of which x[i % 3] <= i leaves."""
     n = 3000
     node = np.arange(2 * n + 1)
@@ -493,12 +491,15 @@ def test_a_chain_of_splits_may_be_longer_than_calls_can_be_nested(tmp_path):
         value=np.where(inner, 0, node),
         roots=[0],
         n_features=3,
+        memory_limit=limit,
     )
     explainer = ForestExplainer.load(tmp_path / "chain.npz")
     X = np.array([[100, 200, 2500], [9000, 9000, 9000], [-1, 5, 5], [1000, 1000, 1000]])
     leave = [next((i for i in range(n) if x[i % 3] <= i), None) for x in X.tolist()]
     expected = [2 * n if i is None else 2 * i + 1 for i in leave]
     np.testing.assert_allclose(explainer.predict(X), expected, rtol=1e-12)
+    added = explainer.base + explainer.shap_values(X).sum(axis=1)
+    np.testing.assert_allclose(added, expected, rtol=1e-12)
 
 
 def test_doctests():

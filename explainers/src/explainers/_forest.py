@@ -27,6 +27,8 @@ from explainers._sources import read
 from explainers._tables import Tables, tabulate
 from explainers._trees import Trees
 
+MEMORY_LIMIT = 2**26  # bytes
+
 
 class ForestExplainer:
     """Exact SHAP values of a decision tree, of a forest of them, or of boosted trees.
@@ -64,6 +66,9 @@ class ForestExplainer:
         Names of the columns if the model knows any. A frame's are checked against them, and of
         columns without names a warning is given; set it to None to do without.
 
+    tabulated : bool
+        Whether there are tables. Then the values take no longer than a prediction.
+
     Raises
     ------
     TypeError
@@ -90,7 +95,7 @@ class ForestExplainer:
         self,
         model: Any,
         output: int | tuple[int, int] | None = None,
-        memory_limit: float = 2**26,
+        memory_limit: float = MEMORY_LIMIT,
     ):
         self._prepare(read(model, output), memory_limit)
 
@@ -106,7 +111,7 @@ class ForestExplainer:
         try:
             with np.load(path, allow_pickle=False) as content:
                 arrays = dict(content)
-            limit = float(arrays.pop("memory_limit", np.inf))
+            limit = float(arrays.pop("memory_limit", MEMORY_LIMIT))
             trees = Trees.make(**arrays)
         except (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
             raise ValueError(f"{path} is no saved {cls.__name__}") from None
@@ -160,7 +165,7 @@ class ForestExplainer:
         """
         X = self._read_rows(X)
         values = np.zeros((*X.shape, self.n_features))
-        for block in self._levels():
+        for block in divide(self._trees):
             block.add_interactions_to(values, X)
         own = np.arange(self.n_features)
         values[:, own, own] = 0
@@ -178,19 +183,17 @@ class ForestExplainer:
         -------
         ndarray of float64, shape (n,)
         """
-        return self.base + self.shap_values(X).sum(axis=1)
+        return self._trees.predict(self._read_rows(X))
 
     def _prepare(self, trees: Trees, memory_limit: float) -> None:
         self._trees, self._memory_limit = trees, memory_limit
         self.n_features = int(trees.n_features)
         self.feature_names = trees.names.tolist() or None
         self.base = trees.mean()
+        tables = tabulate(trees, memory_limit)
+        self.tabulated = tables is not None
         self._blocks: list[Tables] | list[Levels]
-        self._blocks = tabulate(trees, memory_limit) or list(divide(trees))
-
-    def _levels(self) -> list[Levels]:
-        blocks = [block for block in self._blocks if isinstance(block, Levels)]
-        return blocks or list(divide(self._trees))
+        self._blocks = list(divide(trees)) if tables is None else tables
 
     def _shap_values(self, X: np.ndarray) -> np.ndarray:
         values = np.zeros(X.shape)

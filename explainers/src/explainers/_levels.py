@@ -148,7 +148,8 @@ class Levels:
         And where in the tables of `_weigh` they are: in row 0 if they have kept to it neither
         here nor above, in row 1 if no longer, in row 2 if still.
         """
-        left = self._trees.go_left(X, self._splits)
+        values = X.T[self._trees.feature[self._splits]]
+        left = self._trees.go_left(values, self._splits[:, None])
         kept = np.ones((len(self._nodes), len(X)), bool)
         kept[self._n_roots :: 2], kept[self._n_roots + 1 :: 2] = left, ~left
         for low, high, _ in self._levels:
@@ -160,12 +161,17 @@ class Levels:
 
     def _weigh(self, u: float, weight: float) -> tuple[np.ndarray, np.ndarray]:
         """Return what each edge multiplies the product by, and its weighted change of g."""
-        z, above = self._z, self._above
-        f = (1 - u) * z + u
-        g = (1 - z) / f
-        ratio = np.stack([self._fraction, (1 - u) * z / f[above], f / f[above]])
-        change = np.stack([np.zeros(len(z)), -1 / (1 - u) - g[above], g - g[above]])
-        return ratio.ravel(), weight * change.ravel()
+        rest, weighted = (1 - u) * self._z, weight * (1 - self._z)
+        f = rest + u
+        g = weighted / f
+        f_above, g_above = f[self._above], g[self._above]
+        ratio, change = np.empty((3, len(f))), np.zeros((3, len(f)))
+        ratio[0] = self._fraction
+        np.divide(rest, f_above, out=ratio[1])
+        np.divide(f, f_above, out=ratio[2])
+        np.subtract(-weight / (1 - u), g_above, out=change[1])
+        np.subtract(g, g_above, out=change[2])
+        return ratio.ravel(), change.ravel()
 
     def _multiply(self, ratio: np.ndarray) -> np.ndarray:
         """Multiply the ratios of shape (n_nodes, n) along each path, at leaves by the value."""

@@ -5,6 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+# Rows times trees that are walked down at a time.
+_WALKED = 2**18
+
 
 class Trees(NamedTuple):
     """The nodes of all trees, one tree behind the other.
@@ -114,24 +117,40 @@ class Trees(NamedTuple):
             X[:, j] = np.where(np.isnan(column), np.nan, np.where(strange, len(known), code))
         return X
 
-    def go_left(self, X: np.ndarray, nodes: np.ndarray) -> np.ndarray:
-        """Return, of shape (n_nodes, n), whether each row goes left at each of some nodes.
+    def go_left(self, values: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+        """Return whether a row goes left at a node, for many of either.
 
         Parameters
         ----------
-        X : ndarray, shape (n, n_features)
-            Codes in the place of categories.
-        nodes : ndarray of int, shape (n_nodes,)
-            None of them a leaf.
+        values : ndarray
+            Of the rows, what they have of the nodes' features; codes in the place of categories.
+        nodes : ndarray of int
+            Of a shape that goes with that of the values; none of them a leaf.
         """
-        values = X.T[self.feature[nodes]]
-        left = values <= self.threshold[nodes, None]
-        by_set = np.flatnonzero(self.split_set[nodes] >= 0)
-        if len(by_set):
-            codes = np.nan_to_num(values[by_set]).astype(int)
-            left[by_set] = self.sets[self.split_set[nodes[by_set], None], codes]
+        left = values <= self.threshold[nodes]
+        if len(self.sets):
+            codes = np.clip(np.nan_to_num(values), 0, self.sets.shape[1] - 1).astype(int)
+            choice = self.split_set[nodes]
+            left = np.where(choice >= 0, self.sets[choice, codes], left)
         missing = np.isnan(values)
-        return np.where(missing, self.missing_left[nodes, None], left) if missing.any() else left
+        return np.where(missing, self.missing_left[nodes], left) if missing.any() else left
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """Return, of shape (n,), the predictions for rows as `recode` returns them."""
+        prediction = np.empty(len(X))
+        step = max(1, _WALKED // len(self.roots))
+        for i in range(0, len(X), step):
+            rows = X[i : i + step]
+            node = np.tile(self.roots, (len(rows), 1))
+            row, tree = np.nonzero(self.left[node] >= 0)
+            while len(row):
+                at = node[row, tree]
+                left = self.go_left(rows[row, self.feature[at]], at)
+                node[row, tree] = at = np.where(left, self.left[at], self.right[at])
+                on = self.left[at] >= 0
+                row, tree = row[on], tree[on]
+            prediction[i : i + step] = self.offset + self.value[node].sum(axis=1)
+        return prediction
 
 
 _TYPES: dict[str, Any] = {
