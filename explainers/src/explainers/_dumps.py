@@ -143,9 +143,12 @@ def read_lightgbm(text: str, output: int | None) -> Trees:
     Raises
     ------
     ValueError
-        If its leaves are linear models, or zeros stand for missing values.
+        If it is cut off, its leaves are linear models, or zeros stand for missing values.
     """
-    head, *sections = text.partition("\nend of trees")[0].split("\nTree=")
+    trees_text, end, _ = text.partition("\nend of trees")
+    if not end:
+        raise ValueError("LightGBM's text ends before its last tree")
+    head, *sections = trees_text.split("\nTree=")
     header = _read_pairs(head)
     n_outputs = int(header["num_tree_per_iteration"])
     objective = header.get("objective", "").partition(" ")[0]

@@ -1,5 +1,6 @@
 """Models of scikit-learn, XGBoost and LightGBM, read into `Trees`."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,9 @@ def read(model: Any, output: int | tuple[int, int] | None) -> Trees:
                 "in its place, and explain model.get_booster()"
             )
         rounds = getattr(model, "best_iteration", None)  # by which it predicts, if it has one
-        return read_xgboost(_save(model.get_booster()), output, rounds)
+        return _read_booster(model.get_booster(), output, rounds)
     if "xgboost" in libraries and hasattr(model, "save_raw"):
-        return read_xgboost(_save(model), output)
+        return _read_booster(model, output)
     if "lightgbm" in libraries:
         model = getattr(model, "booster_", model)  # which says it if it is not fitted
         if hasattr(model, "model_to_string"):
@@ -40,16 +41,19 @@ def read(model: Any, output: int | tuple[int, int] | None) -> Trees:
     )
 
 
-def _save(booster: Any) -> bytes:
-    return bytes(booster.save_raw("json"))
+def _read_booster(booster: Any, output: Any, rounds: int | None = None) -> Trees:
+    return read_xgboost(bytes(booster.save_raw("json")), output, rounds)
 
 
 def _read_file(path: Path, output: Any) -> Trees:
     content = path.read_bytes()
-    if content.lstrip().startswith(b"{") and b'"learner"' in content:
-        return read_xgboost(content, output)
-    if content.startswith(b"tree"):
-        return read_lightgbm(content.decode(), output)
+    try:
+        if content.lstrip().startswith(b"{"):
+            return read_xgboost(content, output)
+        if content.startswith(b"tree\n"):
+            return read_lightgbm(content.decode(), output)
+    except (IndexError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError):
+        pass  # it only begins like one
     raise ValueError(
         f"{path} is neither XGBoost's model, saved as .json, nor LightGBM's, saved as text"
     )
