@@ -114,10 +114,12 @@ class ProcessServer(RemoteServer):
 
 SANDBOX = ("--network=none", "--read-only", "--user=1000:1000", "--cap-drop=ALL", "--tmpfs=/tmp")
 
-# A container without a network is reached from within: this carries one connection.
+# A container without a network is reached from within: this carries one connection, and says
+# with its first byte that it is open.
 RELAY = """
 import os, socket, sys, threading
 server = socket.create_connection(("127.0.0.1", 8080))
+os.write(1, b"+")
 def send():
     while data := os.read(0, 65536):
         server.sendall(data)
@@ -160,6 +162,8 @@ class ContainerServer(Server):
                 command, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL
             )
         self._relays.append(relay)
+        if not ours.recv(1):
+            raise ConnectionError("the server does not accept connections")
         return ours
 
     def stop(self) -> tuple[float, int]:

@@ -30,17 +30,23 @@ def assert_is_an_error(answer, *statuses: int) -> None:
 # ---------------------------------------------------------------- /ping
 
 
+def seconds_to_ping(server) -> float:
+    """Return the seconds to an answer, without those of the way into the container."""
+    with contextlib.closing(server.connect()) as connection:
+        start = time.monotonic()
+        assert server.request_on(connection, "GET", "/ping").status == 200
+        return time.monotonic() - start
+
+
 def test_ping_answers_200_within_two_seconds(server):
-    answers = []
-    assert seconds_of(lambda: answers.append(server.request("GET", "/ping"))) < 2
-    assert answers[0].status == 200
+    assert seconds_to_ping(server) < 2
 
 
 def test_ping_answers_while_requests_are_computed(server, sample):
     with ThreadPoolExecutor(16) as pool:
         for _ in range(64):
             pool.submit(server.request, "POST", "/invocations", sample.body, sample.headers)
-        assert seconds_of(lambda: server.request("GET", "/ping")) < 2
+        assert seconds_to_ping(server) < 2
 
 
 def test_connections_are_accepted_within_250_ms(server, kind):
@@ -151,7 +157,7 @@ def test_half_open_clients_hold_up_nobody(server, sample, kind):
         for beginning in beginnings * (1 if kind == "sandbox" else 30):
             connection = stack.enter_context(contextlib.closing(server.connect()))
             connection.sendall(beginning)
-        assert seconds_of(lambda: server.request("GET", "/ping")) < 2
+        assert seconds_to_ping(server) < 2
         answer = server.request("POST", "/invocations", sample.body, sample.headers)
         assert answer.status == 200
 

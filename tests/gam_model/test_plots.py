@@ -216,7 +216,7 @@ class TestTerms:
         X = np.where(np.arange(60) % 3, 5.0, np.nan)[:, None]
         gam = GAMRegressor().fit(X, np.arange(60.0) % 3)
         (axes,) = plot_terms(gam, X).axes
-        point, hole = read_bars(find(axes, "value")), read_bars(find(axes, "missing"))
+        point, hole = read_bars(find(axes, "values")), read_bars(find(axes, "missing"))
         assert_allclose([point[1][0], hole[1][0]], gam.contributions([[5.0], [np.nan]])[:, 0])
         assert axes.get_xticks() == [5]
         render(plot_terms(gam))

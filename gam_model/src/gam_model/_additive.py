@@ -18,8 +18,9 @@ from sklearn.utils.validation import (
 from threadpoolctl import ThreadpoolController
 
 from gam_model._basis import Basis, LevelBasis, SplineBasis
+from gam_model._design import build_basis
 from gam_model._explanation import ExplanationMixin
-from gam_model._families import FAMILIES, IDENTITY, check_mean
+from gam_model._families import check_mean
 from gam_model._features import Features
 from gam_model._findings import warn_of_fit
 from gam_model._glmgam import fit_glmgam
@@ -28,16 +29,13 @@ from gam_model._progress import Progress, report
 from gam_model._rows import SAMPLE, WEIGHTINGS, Block, Rows, scan
 from gam_model._smoothing import Smoothing, estimate_scale, find_shortage
 from gam_model._solver import Start, fit_linear, iterate
-from gam_model._splines import find_values, place_knots
 from gam_model._terms import AdditiveModel, LevelTerm, SmoothTerm
-from gam_model._warp import propose_warp
 
 EXTRAPOLATIONS = ("linear", "constant", "error")
 CRITERIA = ("reml", "gcv")
 SOLVERS = ("stream", "statsmodels")
 WARPS = ("auto", None)
 _FEW = 10_000  # rows on which P-IRLS looks for its start, where there are many more
-_BETTER = 4.0  # by which AIC tells that a column needs no scale of its own
 _RANKED = 100_000  # rows over which contributions are averaged for the importances
 
 
@@ -205,7 +203,9 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
                 raise ValueError("every sample_weight is zero: no row is left to fit")
         totals = scan(blocks, family, SAMPLE if streamed else None, self.weighting)
         check_mean(family, link, totals.mean)
-        basis = self._build(totals, family, link)
+        warped = self.warp is not None and isinstance(self.alpha, str)
+        levels = self._features.levels
+        basis = build_basis(totals, levels, int(self.df), self.degree, warped, family, link)
         alpha = self._check_alpha(self.n_features_in_)
         if alpha is not None:
             alpha = np.array([alpha[term.feature] for term in basis.terms])
@@ -249,36 +249,6 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
                 if streamed and not more:
                     break  # nothing that a pass over all chunks would tell
             again = self._features.settle()
-
-    def _build(self, totals, family, link):
-        terms, X = [], totals.sample.X
-        warped = self.warp is not None and isinstance(self.alpha, str)
-        for j in range(X.shape[1]):
-            missing, x = bool(totals.missing[j]), X[:, j]
-            if j in self._features.levels:
-                terms.append(LevelBasis(j, len(self._features.levels[j]), missing))
-                continue
-            there = ~np.isnan(x) if missing else slice(None)
-            x, counts = x[there], totals.sample.weight[there] if totals.counted else None
-            ends = totals.low[j], totals.high[j]
-            if not np.isfinite(ends[0]):  # every cell is missing
-                continue
-            knots, degree = place_knots(x, self.df, self.degree, counts, ends)
-            if knots is None and not missing:
-                continue
-            term = SplineBasis(j, knots, degree, missing)
-            term.values = find_values(x, int(self.df))
-            thin = np.append(x[:: 1 + len(x) // (2 * _FEW)], ends)
-            warp = propose_warp(np.unique(thin)) if warped else None
-            if warp is not None:
-                ends = tuple(warp(np.array(ends)))
-                knots, degree = place_knots(warp(x), self.df, self.degree, counts, ends)
-                other = SplineBasis(j, knots, degree, missing, warp)
-                other.values = term.values
-                if _compare_alone(term, other, totals, family, link) > -_BETTER:
-                    term = other
-            terms.append(term)
-        return Basis(terms)
 
     def _stream(self, basis, blocks, totals, family, link, smoothing, mean, in_memory):
         linear = _is_linear(family, link)
@@ -331,7 +301,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             + penalty * solution.inverse.sandwich(penalty)
         )
         splines = basis.rotate(solution.coef)
-        means = np.append(1.0, normal.means[basis.kept[1:]])
+        means = np.append(1.0, normal.means[1:])
         self.edf_, self.alpha_ = np.zeros(p), np.full(p, np.nan)
         self.intercept_, terms = float(means @ splines), []
         for k, (term, block) in enumerate(zip(basis.terms, basis.blocks, strict=True)):
@@ -477,21 +447,6 @@ def _fit_constant(blocks, totals, family, link):
     fit = fit_linear if _is_linear(family, link) else iterate
     fit = fit(rows, family, link, Smoothing(family.scale), start)
     return fit.solution.coef[0], fit.normal.deviance
-
-
-def _compare_alone(one, other, totals, family, link):
-    """Return by how much AIC prefers the second basis of a column, in a fit of it alone."""
-    few = totals.sample.take(slice(None, None, 1 + len(totals.sample.y) // _FEW))
-    mu = link.inverse(link.link(np.float64(totals.mean)) + few.offset - few.offset.mean())
-    few, gaussian = few._replace(y=few.y - mu, offset=0 * few.offset), FAMILIES["gaussian"]
-    weight, n, merits = float(few.weight.sum()) * totals.unit, len(few.y), []
-    for term in (one, other):
-        rows = Rows(Basis([term]), [few], n, weight, totals.unit, n_lines=n)
-        start = Start(np.zeros(len(rows.basis.curvature)), np.inf)
-        fit = fit_linear(rows, gaussian, IDENTITY, Smoothing(None), start)
-        held = fit.basis.penalize(fit.weights) @ fit.solution.inverse.diagonal()
-        merits.append(n * np.log(fit.normal.deviance) + 2 * (len(start.constant) - held))
-    return merits[0] - merits[1]
 
 
 def _is_linear(family, link):

@@ -15,8 +15,8 @@ class SplineBasis:
     The B-splines of one column, and one function more for its missing cells, if there are any.
 
     The first B-spline is left out of the model, as B-splines sum to the column of ones. A row has
-    degree + 1 values that are not zero; only these are worked out. A missing cell has a 1 in the
-    last function and 0 in all others.
+    degree + 1 values that are not zero, or one on a straight line; only these are worked out. A
+    missing cell has a 1 in the last function and 0 in all others.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class SplineBasis:
     left_out : int
         Number of functions left out, the first ones.
     slots : int
-        Number of functions that may be other than zero in one row.
+        Number of values in one row.
     values : ndarray or None
         The column's distinct values, if it has no more than functions.
     """
@@ -52,7 +52,8 @@ class SplineBasis:
         self.left_out = 0 if knots is None else 1
         self.n_splines = 0 if knots is None else len(knots) - degree - 1
         self.size = self.n_splines + missing
-        self.slots = (degree + 1) * self.left_out + missing
+        # Of the two functions of a straight line, one is left out.
+        self.slots = missing + (1 if self.n_splines == 2 else (degree + 1) * self.left_out)
 
     def penalties(self):
         """Return the penalty matrices of what is not left out, along the diagonal."""
@@ -88,13 +89,16 @@ class SplineBasis:
             values[:, -1] = hole
             if self.left_out:
                 x = np.where(hole, self.knots[0], x)
-        if self.left_out:
+        if self.n_splines == 2:  # a straight line
+            columns[:, 0] = 1
+            values[:, 0] = (x - self.knots[0]) / (self.knots[-1] - self.knots[0])
+        elif self.left_out:
             order = self.degree + 1
             matrix = BSpline.design_matrix(x, self.knots, self.degree, extrapolate=True)
             columns[:, :order] = matrix.indices.reshape(-1, order)
             values[:, :order] = matrix.data.reshape(-1, order)
-            if self.missing:
-                values[hole, :order] = 0.0
+        if self.missing:
+            values[hole, :-1] = 0.0
         return columns, values
 
     def design(self, x, extrapolate, mean):
@@ -228,10 +232,6 @@ class Basis:
 
     Attributes
     ----------
-    width : int
-        Number of columns, those left out included.
-    kept : ndarray of shape (n_coef,)
-        The columns that are not left out, the intercept's first.
     n_dense : int
         Number of coefficients before those of the term that stands last.
     blocks : list of slice
@@ -252,7 +252,7 @@ class Basis:
     >>> basis = Basis([SplineBasis(0, np.array([0.0, 0, 0, 1, 1, 1]), degree=2)])
     >>> columns, values, levels = basis.evaluate(np.array([[0.5]]))
     >>> columns, values
-    (array([[1, 2, 3]]), array([[0.25, 0.5 , 0.25]]))
+    (array([[3, 1, 2]]), array([[0.25, 0.5 , 0.25]]))
     """
 
     def __init__(self, terms):
@@ -261,15 +261,10 @@ class Basis:
         self.last = int(np.argmax(many)) if max(many, default=0) > _MANY else None
         order = [k for k in range(len(terms)) if k != self.last]
         order += [] if self.last is None else [self.last]
-        self._starts, self.blocks = [0] * len(terms), [slice(0)] * len(terms)
-        self.kept, n_coef, self.width = [0], 1, 1
+        self.blocks, n_coef = [slice(0)] * len(terms), 1
         for k in order:
-            term = terms[k]
-            self._starts[k] = self.width
-            self.kept += range(self.width + term.left_out, self.width + term.size)
-            self.blocks[k] = slice(n_coef, n_coef + term.size - term.left_out)
-            self.width, n_coef = self.width + term.size, self.blocks[k].stop
-        self.kept = np.array(self.kept)
+            self.blocks[k] = slice(n_coef, n_coef + terms[k].size - terms[k].left_out)
+            n_coef = self.blocks[k].stop
         self.n_dense = n_coef if self.last is None else self.blocks[self.last].start
         self.rotation, self.curvature = np.eye(self.n_dense), np.zeros(n_coef)
         self.member, self.owners = np.full(n_coef, -1), np.empty(0, dtype=int)
@@ -337,7 +332,8 @@ class Basis:
         Returns
         -------
         columns : ndarray of shape (n_samples, n_slots), int
-            Columns in which a row's values stand, but for the term that stands last.
+            Coefficients to which a row's values belong, but for the term that stands last;
+            n_dense for functions that are left out.
         values : ndarray of the same shape
             Values of the functions.
         levels : ndarray of shape (n_samples,), int, or None
@@ -351,30 +347,14 @@ class Basis:
             term = self.terms[k]
             own = slice(stop, stop + term.slots)
             functions, values[:, own] = term.evaluate(np.ascontiguousarray(X[:, term.feature]))
-            np.add(functions, self._starts[k], out=columns[:, own])
+            np.add(functions, self.blocks[k].start - term.left_out, out=columns[:, own])
+            if term.left_out:
+                columns[:, own][functions < term.left_out] = self.n_dense
             stop = own.stop
         if self.last is None:
             return columns, values, None
         term = self.terms[self.last]
         return columns, values, term.evaluate(X[:, term.feature])[0][:, 0]
-
-    def expand(self, coef):
-        """
-        Give each column its coefficient.
-
-        Parameters
-        ----------
-        coef : ndarray of shape (n_coef,)
-            The model's coefficients.
-
-        Returns
-        -------
-        ndarray of shape (width,)
-            The functions' coefficients, 0 for those left out.
-        """
-        full = np.zeros(self.width)
-        full[self.kept] = self.rotate(coef)
-        return full
 
     def rotate(self, coef):
         """Return the coefficients of the functions kept, an ndarray of shape (n_coef,)."""

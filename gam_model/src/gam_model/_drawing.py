@@ -172,6 +172,8 @@ class Panel:
         The same of a missing cell, if there were any in training.
     linear : float
         Beyond this distance from 0 the axis of x is logarithmic; inf if it isn't.
+    few : bool
+        Whether x are all the values that the column has.
     """
 
     term: object
@@ -180,6 +182,7 @@ class Panel:
     curve: np.ndarray
     hole: np.ndarray
     linear: float = np.inf
+    few: bool = False
 
     @property
     def levels(self):
@@ -203,13 +206,13 @@ class Panel:
 
 def trace(estimator, k, coverage):
     """Return the `Panel` of the k-th term."""
-    term, linear = estimator.terms_.terms[k], np.inf
+    term, linear, few = estimator.terms_.terms[k], np.inf, False
     if isinstance(term, LevelTerm):
         x = np.arange(float(len(term.levels)))
         if len(x) > _LEVELS:
             x = np.sort(np.argsort(-abs(term(x)), kind="stable")[:_LEVELS]).astype(float)
-    elif estimator._posterior.basis.terms[k].values is not None:  # few: points
-        x = estimator._posterior.basis.terms[k].values
+    elif estimator._posterior.basis.terms[k].values is not None:
+        x, few = estimator._posterior.basis.terms[k].values, True
     else:
         knots = np.unique(term.knots)
         if not term.unit:
@@ -220,7 +223,7 @@ def trace(estimator, k, coverage):
     error = normal_quantile(coverage) * np.sqrt(estimator._posterior.term_variance(k, points))
     curve = np.stack([estimate, estimate - error, estimate + error])
     edf = estimator.edf_[term.feature]
-    return Panel(term, edf, x, curve[:, : len(x)], curve[:, len(x) :], linear)
+    return Panel(term, edf, x, curve[:, : len(x)], curve[:, len(x) :], linear, few)
 
 
 def _find_linear(knots):
@@ -315,9 +318,9 @@ def draw_term(axes, panel, limits, rows=None, legible=True):
         where = _scale_axis(axes, panel)
         _draw_distribution(axes, panel, given)
         middle, *band = panel.curve
-        if len(x) == 1:
+        if panel.few or len(x) == 1:
             axes.errorbar(
-                x, middle, _arms(panel.curve), fmt="o", color=BLUE, markersize=4, label="value"
+                x, middle, _arms(panel.curve), fmt="o", color=BLUE, markersize=4, label="values"
             )
         else:
             axes.fill_between(x, *band, color=BLUE, alpha=0.2, linewidth=0)
@@ -373,6 +376,7 @@ def _scale_axis(axes, panel):
     low, high = panel.x[[0, -1]]
     if low == high:
         low, high = low - 0.5, high + 0.5
+    notes = []
     if panel.linear < np.inf:
         decades = math.log10(max(-low, high) / panel.linear)
         axes.set_xscale("symlog", linthresh=panel.linear, linscale=max(decades, 0.5))
@@ -381,11 +385,14 @@ def _scale_axis(axes, panel):
         beyond = [10.0**k for k in tens][:: 1 + (len(tens) - 1) // 3]
         ticks = [panel.linear / 2, panel.linear, *beyond]
         ticks = np.array([*(-tick for tick in ticks[::-1]), 0.0, *ticks])
-        axes.set_xlabel(f"logarithmic beyond {number(panel.linear)}", fontsize=8, color=GREY)
+        notes.append(f"logarithmic beyond {number(panel.linear)}")
+    if panel.term.warp is not None:
+        notes.append(f"smooth in {panel.term.warp.describe('x')}")
     dated = panel.term.unit == "date" and low >= _FIRST and high < _LAST
     if panel.term.unit and not dated:
         since = " since 1970" if panel.term.unit == "date" else ""
-        axes.set_xlabel(f"days{since}", fontsize=8, color=GREY)
+        notes.append(f"days{since}")
+    axes.set_xlabel("\n".join(notes), fontsize=8, color=GREY)
     to_axis = axes.xaxis.get_transform()
     start, end = to_axis.transform([low, high])
     span = end - start

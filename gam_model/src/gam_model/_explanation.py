@@ -7,7 +7,7 @@ from sklearn.utils.validation import check_is_fitted
 from gam_model._columns import list_columns
 from gam_model._families import FAMILIES, LINKS
 from gam_model._inference import normal_quantile, response_interval
-from gam_model._terms import LevelTerm
+from gam_model._terms import LevelTerm, SmoothTerm
 from gam_model.dates import from_days
 
 KINDS = ("confidence", "prediction")
@@ -322,6 +322,13 @@ class ExplanationMixin:
                 txt_fmt=fmt_params,
             )
         )
+        scales = [
+            term.warp.describe(term.name)
+            for term in self.terms_.terms
+            if isinstance(term, SmoothTerm) and term.warp is not None
+        ]
+        if scales:
+            summary.add_extra_txt(["Smooth on a scale of their own:", *scales])
         return summary
 
 

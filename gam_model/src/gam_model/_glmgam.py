@@ -63,8 +63,6 @@ def fit_glmgam(basis, block, totals, smoothing):
     order = np.argsort(np.concatenate([[0], *(places[k] for k in (*lines, *curves))]))
     design, coef = model.exog[:, order], step.params[order]
     weighed, rotation = design * weight[:, None], basis.rotation
-    means = np.zeros(basis.width)
-    means[basis.kept[1:]] = weighed[:, 1:].sum(axis=0) / totals.weight
     gram = rotation.T @ (design.T @ weighed) @ rotation
     k = len(coef)
     normal = Normal(
@@ -72,7 +70,7 @@ def fit_glmgam(basis, block, totals, smoothing):
         moment=rotation.T @ (weighed.T @ y),
         square=float(weight @ y**2),
         deviance=float(weight @ (y - design @ coef) ** 2),
-        means=means,
+        means=weighed.sum(axis=0) / totals.weight,
         n_rows=totals.n_rows,
     )
     reference = Reference.read(normal, basis)

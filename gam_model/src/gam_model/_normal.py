@@ -124,8 +124,7 @@ class Normal(NamedTuple):
 
     With W the working weights and z the working response: gram = B'WB, an `Arrowhead`;
     moment = B'Wz; square = z'Wz; deviance is that of the coefficients at which W and z were worked
-    out; means are those of all columns of the basis, by prior weight; n_rows is the number of
-    rows.
+    out; means are those of the functions, by prior weight; n_rows is the number of rows.
     """
 
     gram: Arrowhead

@@ -124,7 +124,9 @@ def scan(blocks, family, limit=None, weighting="auto"):
     if weighting == "auto":
         # A rate with a whole number of trials is one row, which cannot be repeated.
         counted = whole and (family.scale is None or whole_y)
-        relative = not whole and family.scale is None
+        # Labels of 0 and 1 have no trials: their weights are a booster's or a survey's.
+        labels = family.name == "binomial" and whole_y
+        relative = not whole and (family.scale is None or labels)
     else:
         counted, relative = weighting == "counts", weighting == "precision"
     unit = n_lines / all_weight if relative else 1.0

@@ -23,6 +23,7 @@ _LONGEST = 4.0  # step of log lambda
 _LEVEL = 1e-4  # derivative by log lambda, about an effective degree of freedom, of no account
 _STEPS = 10  # of the search, from weights that were found before
 _STRAIGHT = 10  # times the weight at which penalty and data count alike
+_FURTHEST = 20.0  # factor by which a weight falls at most from one working model to the next
 
 
 def start_weights(normal, basis):
@@ -123,6 +124,9 @@ class Smoothing(NamedTuple):
         """
         if (bounds[0] == bounds[1]).all():
             return bounds[0]
+        if weights is not None:
+            low = np.minimum(weights, bounds[1] * (_STRAIGHT / _LARGEST)) / _FURTHEST
+            bounds = np.stack([low.clip(*bounds), bounds[1]])
         if self.criterion == "gcv" and (basis.owners >= 0).all():
             return choose_by_gcv(normal, basis, bounds, weights)
         # A working model is not worth more than a few steps; it changes with the next ones.
@@ -278,14 +282,20 @@ def choose_by_reml(normal, basis, scale, bounds, weights=None, tol=1e-8, max_ite
         step = np.where(level, high - at, 0.0)
         if bent.any():
             step[bent] = _step(here.gradient[bent], here.hessian[np.ix_(bent, bent)])
+        noise = 1e-13 * abs(here.value)
         for _ in range(20):
             there = np.clip(at + step, low, high)
             found = measure_reml(normal, basis, scale, np.exp(there))
-            if found.value <= here.value:
+            if found.value <= here.value + noise:
                 break
             step /= 4
         else:
-            break  # the sums have no more digits to tell
+            break
+        # The value has fewer digits than its derivatives: near the end only these tell.
+        if found.value > here.value - noise and (
+            abs(found.gradient[free]).max() > 0.5 * abs(here.gradient[free]).max()
+        ):
+            break
         at, here = there, found
     return np.exp(at)
 
@@ -294,7 +304,7 @@ def _step(gradient, hessian):
     # Along a valley without a floor, such as that of columns that repeat one another, only
     # rounding would lead on.
     values, vectors = np.linalg.eigh(hessian)
-    size = np.maximum(abs(values), 1e-5 * abs(values).max())
+    size = np.maximum(abs(values), max(1e-5 * abs(values).max(), 1e-12))
     step = -vectors @ (vectors.T @ gradient / size)
     return step * min(1.0, _LONGEST / max(abs(step).max(), _LONGEST))
 

@@ -23,7 +23,8 @@ _ENOUGH = 1e-4  # squared standard errors that the fit still moves when smoothin
 _FEW_TURNS = 4
 _STALLED = 3  # steps in turn that lower nothing, after which none will
 _HALVINGS = 40
-_NOISE = 1e-3  # of the restricted likelihood: a change that doesn't count
+_NOISE = 1e-3  # of the restricted likelihood: a share that doesn't count as worse
+_EQUAL = 3e-3  # of twice its logarithm: a change with which smoothing has settled
 _PATIENCE = 10  # steps after which smoothing follows the working weights ever more slowly
 _LAST_TURN = 30  # step at which it goes back to where the restricted likelihood was best
 # Separation: what the rows tell of a direction, as a share of what they told at the start, and as
@@ -58,17 +59,16 @@ def accumulate(rows, family, link, coef):
     Wood (2017), "Generalized Additive Models", 2nd edition, section 6.1.1.
     """
     basis = rows.basis
-    full = basis.expand(coef)
-    n_levels = len(basis.curvature) - basis.n_dense
-    width = basis.width - n_levels
-    gram, moment = np.zeros((width, width)), np.zeros(basis.width)
-    cross, own = np.zeros((n_levels, width)), np.zeros(n_levels)
-    means, square, deviance = np.zeros(basis.width), 0.0, 0.0
-    design = np.empty((CHUNK, width))
+    dense = basis.n_dense  # here the functions left out stand, which have no coefficient
+    coef = basis.rotate(coef)
+    full, effects = np.append(coef[:dense], 0.0), coef[dense:]
+    gram, moment, means = np.zeros((dense, dense)), np.zeros(len(coef)), np.zeros(len(coef))
+    cross, own = np.zeros((len(effects), dense)), np.zeros(len(effects))
+    square, deviance, design = 0.0, 0.0, np.empty((CHUNK, dense + 1))
     for columns, values, levels, y, weight, offset in rows:
         eta = offset + full[0] + np.einsum("ij,ij->i", full[columns], values)
         if levels is not None:
-            eta += full[width + levels]
+            eta += effects[levels]
         mu = np.clip(link.inverse(eta), *family.bounds)
         slope = link.derivative(mu)
         root = np.sqrt(weight / family.variance(mu)) / abs(slope)
@@ -78,24 +78,23 @@ def accumulate(rows, family, link, coef):
         B.fill(0.0)
         B[:, 0] = root
         np.put_along_axis(B, columns, values * root[:, None], axis=1)
+        B = B[:, :dense]
         gram += B.T @ B
-        moment[:width] += B.T @ z
+        moment[:dense] += B.T @ z
         square += float(z @ z)
         prior = values * weight[:, None]
-        means[:width] += np.bincount(columns.ravel(), prior.ravel(), minlength=width)
+        means[:dense] += np.bincount(columns.ravel(), prior.ravel(), minlength=dense + 1)[:dense]
         if levels is not None:
             here, which = np.unique(levels, return_inverse=True)
             starts = np.arange(len(y) + 1)
             by_level = csr_array((root, which, starts), shape=(len(y), len(here))).T
             cross[here] += by_level @ B
             own[here] += np.bincount(which, root * root)
-            moment[width + here] += by_level @ z
-            means[width + here] += np.bincount(which, weight)
-    kept, rotation = basis.kept[: basis.n_dense], basis.rotation
-    gram = Arrowhead(
-        rotation.T @ gram[np.ix_(kept, kept)] @ rotation, cross[:, kept] @ rotation, own
-    )
-    moment = np.append(rotation.T @ moment[kept], moment[width:])
+            moment[dense + here] += by_level @ z
+            means[dense + here] += np.bincount(which, weight)
+    rotation = basis.rotation
+    gram = Arrowhead(rotation.T @ gram @ rotation, cross @ rotation, own)
+    moment = np.append(rotation.T @ moment[:dense], moment[dense:])
     return Normal(gram, moment, square, deviance, means / rows.weight, rows.n_rows)
 
 
@@ -328,14 +327,20 @@ def iterate(rows, family, link, smoothing, start, hold=0.0, tol=1e-10, max_iter=
             bend = moved @ normal.gram.dot(moved) + basis.penalize(wanted) @ moved**2
             if weights is not None:
                 wanted = weights * (wanted / weights) ** follow
-            weights = wanted
+            old, weights = weights, wanted
             if bend <= _ENOUGH * scale:
                 follow = 0.0
             elif step >= last_turn:  # between smoothings that are all but as good
                 follow, (_, weights, coef, normal) = 0.0, best
         penalty = basis.penalize(weights)
         before = normal.deviance + penalty @ coef**2
-        if not before <= start.deviance * (1 + 1e-10):
+        ceiling = start.deviance * (1 + 1e-10)
+        if not before <= ceiling:  # first the nearest coefficients that this smoothing allows
+            coef = solve(normal._replace(moment=normal.gram.dot(coef)), penalty).coef
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+                normal = accumulate(rows, family, link, coef)
+            before = normal.deviance + penalty @ coef**2
+        if not before <= ceiling:
             constant = constant or accumulate(rows, family, link, start.constant)
             coef, normal, before = start.constant, constant, constant.deviance
         goal = solve(normal, penalty).coef
@@ -346,6 +351,11 @@ def iterate(rows, family, link, smoothing, start, hold=0.0, tol=1e-10, max_iter=
                 after = found.deviance + penalty @ trial**2
             if np.isfinite(after) and after <= before + 1e-10 * abs(before):
                 break
+            if follow and old is not None:  # the working model is not worth that far a step
+                weights = np.sqrt(weights * old)
+                penalty = basis.penalize(weights)
+                before = normal.deviance + penalty @ coef**2
+                goal = solve(normal, penalty).coef
         else:
             trial, found, after = coef, normal, before
         moved = trial - coef
@@ -370,7 +380,10 @@ def iterate(rows, family, link, smoothing, start, hold=0.0, tol=1e-10, max_iter=
             merit = solution.log_det - basis.total(np.ones(len(coef))) @ np.log(weights)
             merit += after / scale if family.scale else normal.n_rows * np.log(after)
             follow *= 0.5 if merit > previous + _NOISE * abs(previous) else 2.0
-            follow, previous = min(follow, 1.0, _PATIENCE / (step + 1)), merit
+            follow = min(follow, 1.0, _PATIENCE / (step + 1))
+            if abs(merit - previous) <= _EQUAL:
+                follow = 0.0
+            previous = merit
             if best is None or merit < best[0]:
                 best = merit, weights, coef, normal
     solution = solve(normal, basis.penalize(weights))._replace(coef=coef)

@@ -26,7 +26,7 @@ def place_knots(x, df, degree, weight=None, ends=None):
         Degree of the splines at most.
     weight : ndarray of shape (n_samples,), optional
         How often each value counts.
-    ends : tuple of float, optional
+    ends : ndarray of shape (2,), optional
         Least and greatest value, where `x` is a sample that may lack them.
 
     Returns
@@ -48,7 +48,7 @@ def place_knots(x, df, degree, weight=None, ends=None):
     >>> place_knots(np.array([0.0, 1.0, 1.0]), df=6, degree=2)
     (array([0., 0., 1., 1.]), 1)
     """
-    low, high = ends or (x.min(), x.max())
+    low, high = (x.min(), x.max()) if ends is None else ends
     if high - low <= 8 * np.spacing(max(abs(low), abs(high))):  # constant but for rounding
         return None, degree
     gap, counted = _TIE * (high - low), None
@@ -60,6 +60,7 @@ def place_knots(x, df, degree, weight=None, ends=None):
     if not np.all(np.diff([low, *inner, high]) > gap):
         values, counts = counted or _count(x, weight, (low, high))
         df = min(df, len(values))
+        degree = min(degree, df - 1)
         inner = _spread(values, counts, df - degree - 1, degree)
     return np.concatenate([[low] * (degree + 1), inner, [high] * (degree + 1)]), degree
 
@@ -111,6 +112,8 @@ def _count(x, weight, ends):
 
 def _spread(values, counts, n_knots, degree):
     """Place knots inside the range of tied values, no two of them alike."""
+    if not n_knots:
+        return []
     if len(values) == n_knots + degree + 1:  # a function for each value
         return np.convolve(values[1:-1], np.full(degree, 1 / degree), "valid")
     for _ in range(100):

@@ -44,14 +44,20 @@ class Warp(NamedTuple):
         """Return x of t, an ndarray of any shape."""
         return self.center + self.width * np.sinh(t)
 
+    def describe(self, name):
+        """Return the formula as text, for a column of this name."""
+        sign, center = "+" if self.center < 0 else "-", abs(self.center)
+        return f"arcsinh(({name} {sign} {center:.4g}) / {self.width:.4g})"
 
-def propose_warp(values):
+
+def propose_warps(values):
     """
-    Find the scale on which a column's values are spread most evenly, if they are very uneven.
+    Find scales on which a column's values are spread more evenly, if they are very uneven.
 
     How uneven they are is told by the gaps between quantiles: the ratio of their arithmetic to
-    their geometric mean. Of the scales with their center at the least value, the median or the
-    greatest, and widths in powers of two, the one with the least ratio is taken.
+    their geometric mean. There is a scale with its center at the least value, one at the median
+    and one at the greatest, each of the width, a power of two, with the least ratio; those that
+    leave the values uneven are not returned, unless all do.
 
     Parameters
     ----------
@@ -60,26 +66,30 @@ def propose_warp(values):
 
     Returns
     -------
-    Warp or None
-        None if the ratio is below 6, as it is for normal, uniform or exponential values.
+    list of Warp
+        Empty if the ratio is below 6, as it is for normal, uniform or exponential values.
 
     Examples
     --------
-    >>> propose_warp(np.arange(100.0)) is None
-    True
-    >>> propose_warp(np.exp(np.arange(20.0))).center
-    1.0
+    >>> propose_warps(np.arange(100.0))
+    []
+    >>> [round(warp.center) for warp in propose_warps(np.exp(np.arange(20.0)))]
+    [1]
     """
     if len(values) < 4:
-        return None
+        return []
     points = values if len(values) <= _LEVELS else np.quantile(values, np.linspace(0, 1, _LEVELS))
     gaps = np.diff(points)
     if _unevenness(gaps) < np.log(_UNEVEN):
-        return None
-    widths = gaps.max() * 2.0 ** -np.arange(60)
-    centers = points[0], points[len(points) // 2], points[-1]
-    warps = [Warp(float(c), float(w)) for c in centers for w in widths if w > 1e-3 * gaps.min()]
-    return min(warps, key=lambda warp: _unevenness(np.diff(warp(points))))
+        return []
+    widths = [w for w in gaps.max() * 2.0 ** -np.arange(60) if w > 1e-3 * gaps.min()]
+    found = []
+    for center in (points[0], points[len(points) // 2], points[-1]):
+        warps = [Warp(float(center), float(width)) for width in widths]
+        left = [_unevenness(np.diff(warp(points))) for warp in warps]
+        found.append((min(left), warps[int(np.argmin(left))]))
+    enough = max(np.log(_UNEVEN), min(left for left, _ in found))
+    return [warp for left, warp in found if left <= enough]
 
 
 def _unevenness(gaps):

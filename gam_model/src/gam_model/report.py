@@ -128,14 +128,14 @@ def write_report(
         Their response; with it, diagnostics are drawn.
     date : datetime or str, optional
         When the model was fitted; by default now.
-    offset : float or array-like of shape (n_samples,), optional
-        The rows', as in the estimator's `predict`; to be given with `y` if `fit` had one.
     name : str, optional
         What the model is called; by default the estimator's class.
     about : dict of str to str, optional
         What the model is about, such as its data and its target.
     checks : sequence of str, optional
         What should be looked at before the model is trusted; shown first.
+    offset : float or array-like of shape (n_samples,), optional
+        The rows', as in the estimator's `predict`; to be given with `y` if `fit` had one.
 
     Raises
     ------

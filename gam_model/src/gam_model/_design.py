@@ -1,0 +1,113 @@
+"""Which basis functions a column gets: of its levels, or splines on a scale of its own."""
+
+import numpy as np
+
+from gam_model._basis import Basis, LevelBasis, SplineBasis
+from gam_model._families import FAMILIES, IDENTITY
+from gam_model._normal import residual_square, solve
+from gam_model._rows import Block, Rows
+from gam_model._smoothing import Smoothing
+from gam_model._solver import Reference, accumulate
+from gam_model._splines import find_values, place_knots
+from gam_model._warp import propose_warps
+
+_LOOKED_AT = 20_000  # values by which it is told how unevenly a column is spread
+_BINS = 2000  # of a column's values, for the comparison of its scales
+_BETTER = 4.0  # by which AIC tells that a column needs no scale of its own
+
+
+def build_basis(totals, levels, df, degree, warped, family, link):
+    """
+    Give each column its basis functions.
+
+    A column whose values are spread very unevenly is compared on its own scale and on those that
+    `propose_warps` finds: as the only column of a model of what the constant leaves of y, by AIC.
+
+    Parameters
+    ----------
+    totals : Totals
+        Has a sample of the rows, and the ends of each column.
+    levels : dict of int to list
+        Levels of each categorical column.
+    df : int
+        Number of B-splines of a column at most.
+    degree : int
+        Their degree at most.
+    warped : bool
+        Whether columns may get another scale than their own.
+    family : Family
+        Distribution of the response.
+    link : Link
+        Its link.
+
+    Returns
+    -------
+    Basis
+        Without columns that are constant or missing in all rows.
+    """
+    terms, X = [], totals.sample.X
+    rest = _leave(totals, family, link) if warped else None
+    for j in range(X.shape[1]):
+        missing = bool(totals.missing[j])
+        if j in levels:
+            terms.append(LevelBasis(j, len(levels[j]), missing))
+            continue
+        if not np.isfinite(totals.low[j]):  # every cell is missing
+            continue
+        there = ~np.isnan(X[:, j]) if missing else slice(None)
+        x, ends = X[there, j], np.array([totals.low[j], totals.high[j]])
+        counts = totals.sample.weight[there] if totals.counted else None
+        scales = [(None, *place_knots(x, df, degree, counts, ends))]
+        thin = np.append(x[:: 1 + len(x) // _LOOKED_AT], ends)
+        warps = propose_warps(np.unique(thin)) if warped else []
+        for warp in warps:
+            scales.append((warp, *place_knots(warp(x), df, degree, counts, warp(ends))))
+        warp, knots, degree_here = scales[0]
+        if warps:
+            rows, within = _condense(Block(x, *(column[there] for column in rest[1:])))
+            merits = [_find_aic(scale, rows, within, totals.n_rows) for scale in scales]
+            merits[0] += _BETTER
+            warp, knots, degree_here = scales[int(np.argmin(merits))]
+        if knots is not None or missing:
+            terms.append(SplineBasis(j, knots, degree_here, missing, warp))
+            terms[-1].values = find_values(x, df)
+    return Basis(terms)
+
+
+def _leave(totals, family, link):
+    """Return the sample of the rows with what the constant leaves of y."""
+    rows = totals.sample
+    mu = link.inverse(link.link(np.float64(totals.mean)) + rows.offset - rows.offset.mean())
+    return rows._replace(y=rows.y - mu, weight=rows.weight * totals.unit)
+
+
+def _condense(rows):
+    """
+    Average rows of one column over bins of its values.
+
+    x of `rows` has shape (n,). Returns the averages, and the sum of squares of y within the bins.
+    """
+    x, y, weight, _ = rows
+    values, which, counts = np.unique(x, return_inverse=True, return_counts=True)
+    if len(values) > _BINS:
+        upto = (np.cumsum(counts) - 1) * _BINS // len(x)
+        which = np.unique(upto[which], return_inverse=True)[1]
+    total = np.bincount(which, weight)
+    x, means = (np.bincount(which, weight * column) / total for column in (x, y))
+    within = float(weight @ (y - means[which]) ** 2)
+    return Block(x[:, None], means, total, np.zeros(len(means))), within
+
+
+def _find_aic(scale, rows, within, n_rows):
+    """Return AIC, up to a constant, of a gaussian model of one column on one scale."""
+    warp, knots, degree = scale
+    basis, smoothing = Basis([SplineBasis(0, knots, degree, warp=warp)]), Smoothing(None)
+    passed = Rows(basis, [rows], n_rows, float(rows.weight.sum()), n_lines=len(rows.y))
+    normal = accumulate(passed, FAMILIES["gaussian"], IDENTITY, np.zeros(len(basis.curvature)))
+    normal = normal._replace(square=normal.square + within)
+    bounds = smoothing.bound(Reference.read(normal, basis), basis, 0.0)
+    penalty = basis.penalize(smoothing.choose(normal, basis, bounds, None))
+    solution = solve(normal, penalty)
+    edf = solution.determined.sum() - penalty @ solution.inverse.diagonal()
+    left = max(residual_square(normal, solution.coef), np.finfo(float).tiny)
+    return n_rows * np.log(left) + 2 * edf
