@@ -41,7 +41,7 @@ def lightgbm():
 def import_or_skip(name):
     try:
         return __import__(name)
-    except ImportError:
+    except (ImportError, OSError):  # OSError: without OpenMP
         if os.environ.get("REQUIRE_TOOLS") == "1":
             pytest.fail(f"{name} is not installed")
         pytest.skip(f"{name} is not installed")

@@ -63,8 +63,8 @@ class ForestExplainer:
     n_features : int
         Columns that a row has.
     feature_names : list of str or None
-        Names of the columns if the model knows any. A frame's are checked against them, and of
-        columns without names a warning is given; set it to None to do without.
+        Names of the columns if the model knows any. A frame's are checked against them, and
+        columns without names are warned of. Set it to None to hand over arrays in silence.
 
     tabulated : bool
         Whether there are tables. Then the values take no longer than a prediction.
@@ -256,6 +256,6 @@ def _check_names(given: list[str] | None, known: list[str] | None) -> None:
             f"{what} {names}" for what, names in (("unknown", odd), ("missing", lost)) if names
         ]
         raise ValueError(
-            "X's columns must be those of the model, in the same order: "
+            "X's feature names must be those of the model, in the same order: "
             + ("; ".join(complaints) or f"got {given}, the model has {known}")
         )
