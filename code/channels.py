@@ -283,17 +283,38 @@ def _read_file(
             f"{name} is not UTF-8 text: {error.object[error.start : error.start + 1]!r} is no "
             "character; save it as UTF-8, for example by iconv -f latin1 -t utf-8"
         ) from None
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except _BROKEN as error:
         raise JobError(f"{name} cannot be unpacked: {error}") from None
     except PayloadError as error:
         raise JobError(f"{name}: {error}") from None
 
 
+def read_unpacked(path: Path, name: str) -> bytes:
+    """Return the bytes of a file, unpacked if they are compressed.
+
+    Raises
+    ------
+    JobError
+        If they cannot be unpacked; it calls the file `name`.
+    """
+    packing = _find_packing(path) if path.suffix.lower() in _PACKED else ""
+    try:
+        with _PACKED.get(packing, open)(path, "rb") as file:
+            return file.read()
+    except _BROKEN as error:
+        raise JobError(f"{name} cannot be unpacked: {error}") from None
+
+
+def find_suffix(path: Path) -> str:
+    """Return the ending of a file's name, in lower case and without that of its compression."""
+    packed = path.suffix.lower() in _PACKED
+    return (path.with_suffix("") if packed else path).suffix.lower()
+
+
 def _find_ending(path: Path) -> str:
     """Return the ending that says what is in a file; that of CSV where nothing says it."""
-    packed = path.suffix.lower() in _PACKED
-    ending = (path.with_suffix("") if packed else path).suffix.lower()
-    if ending or packed:
+    ending = find_suffix(path)
+    if ending or path.suffix:
         return ending or ".csv"
     start = _read_start(path)
     return next((ending for ending, magic in _MAGIC.items() if start.startswith(magic)), ".csv")
@@ -367,4 +388,5 @@ _ENDINGS = {".csv": None, ".npy": None, ".parquet": None, ".tsv": "\t"}
 _MAGIC = {".npy": b"\x93NUMPY", ".parquet": b"PAR1"}
 _PACKED: dict[str, Callable] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _PACKED_MAGIC = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ"}
+_BROKEN = (EOFError, zlib.error, lzma.LZMAError, OSError)
 _UNPACKED = 5  # times as large is a packed table of numbers, about

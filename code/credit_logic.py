@@ -176,6 +176,14 @@ def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
     return answers.encode(answer, accept, explained=True)
 
 
+def signature_fn(model: Forest | DeepForest | Gam) -> dict[str, dict[str, str]]:
+    """Say what KServe's metadata tell of the model: each column and its datatype."""
+    return {
+        "inputs": dict.fromkeys(model.features, "FP64"),
+        "outputs": {"prediction": "FP64"},
+    }
+
+
 # ---------------------------------------------------------------- training
 
 

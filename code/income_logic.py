@@ -217,6 +217,13 @@ def predict_fn(table: Table, model: Model) -> Answer:
     return Answer(predictions, explain, columns, by_line=table.by_line)
 
 
+def signature_fn(model: Model) -> dict[str, dict[str, str]]:
+    """Say what KServe's metadata tell of the model: each column and its datatype."""
+    outputs = {"prediction": "BYTES"} | ({} if model.forest is None else {"probability": "FP64"})
+    inputs = {name: "BYTES" if name in model.levels else "FP64" for name in FEATURES}
+    return {"inputs": inputs, "outputs": outputs}
+
+
 def read_parameters(parameters: Mapping[str, object], n: int, model: Model) -> dict:
     """Check what a request asks for beside its rows.
 

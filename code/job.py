@@ -194,8 +194,8 @@ class Job:
         (self.output_dir / "failure").write_text(reason, encoding="utf-8", errors="replace")
 
 
-def read_description(model_dir: Path, format_version: int) -> dict:
-    """Read the model.json of a model that is of this version.
+def read_description(model_dir: Path, *format_versions: int) -> dict:
+    """Read the model.json of a model that is of one of these versions.
 
     Raises
     ------
@@ -203,10 +203,10 @@ def read_description(model_dir: Path, format_version: int) -> dict:
         If it is of another.
     """
     described = json.loads((model_dir / "model.json").read_text(encoding="utf-8"))
-    if described["format_version"] != format_version:
+    if described["format_version"] not in format_versions:
         raise ValueError(
             f"model.json has format_version {described['format_version']}, this program reads "
-            f"{format_version}; train the model again with this image"
+            f"{' and '.join(map(str, format_versions))}; train the model again with this image"
         )
     return described
 

@@ -69,7 +69,8 @@ def warn_of_rows(table: Table, X: np.ndarray, model: "AdditiveModel") -> Mapping
             row, (low, high) = int(rows.argmax()), ranges[name]
             value = X[row, model.features.index(name)]
             places.append(
-                f"{name!r} is {value:g} in {_count(rows)}, and was {low:g} to {high:g} in training"
+                f"{name!r} is {value:g} in {count_rows(rows)}, "
+                f"and was {low:g} to {high:g} in training"
             )
         text = f"far outside of the training range, and so extrapolated: {'; '.join(places)}"
         warnings[text] = np.any(list(far.values()), axis=0)
@@ -77,12 +78,19 @@ def warn_of_rows(table: Table, X: np.ndarray, model: "AdditiveModel") -> Mapping
         cells, places = table.select(model.features).values, []
         for name, rows in unknown.items():
             cell = cells[int(rows.argmax()), model.features.index(name)]
-            places.append(f"{name!r} is {shorten(cell)} in {_count(rows)}")
+            places.append(f"{name!r} is {shorten(cell)} in {count_rows(rows)}")
         text = f"unknown in training, and so without an effect: {'; '.join(places)}"
         warnings[text] = np.any(list(unknown.values()), axis=0)
     return warnings
 
 
-def _count(rows: np.ndarray) -> str:
+def count_rows(rows: np.ndarray) -> str:
+    """Return the first of the marked rows, and how many more there are.
+
+    Parameters
+    ----------
+    rows : ndarray of bool, shape (n,)
+        At least one is true.
+    """
     more = int(rows.sum()) - 1
     return f"row {int(rows.argmax())}" + (f" and {more} more" if more else "")

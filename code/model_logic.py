@@ -90,6 +90,18 @@ def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
     return answers.encode(answer, accept)
 
 
+def signature_fn(model: AdditiveModel) -> dict[str, dict[str, str]]:
+    """Say what KServe's metadata tell of the model: each column and its datatype."""
+    texts = {name for name, levels in model.levels.items() if any(map(_is_text, levels))}
+    texts |= model.units.keys()  # dates, in ISO 8601
+    inputs = {name: "BYTES" if name in texts else "FP64" for name in model.features}
+    return {"inputs": inputs, "outputs": {"prediction": "FP64"}}
+
+
+def _is_text(level: object) -> bool:
+    return isinstance(level, str)
+
+
 # ---------------------------------------------------------------- training
 
 

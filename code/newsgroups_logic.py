@@ -10,11 +10,11 @@ neighbouring words:
 """
 
 import argparse
+import codecs
 import collections
 import csv
 import functools
 import io
-import itertools
 import json
 import math
 import re
@@ -27,58 +27,22 @@ import numpy as np
 
 import answers
 import payload
+from channels import find_suffix, read_unpacked
+from checks import Checks
+from delimited import DELIMITERS
 from job import Job, JobError, read_description, run
+from limits import count_rows
 from table import PayloadError, shorten
+from words import clean, is_unspaced
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1, which is still served, has another rule for what a word is
 LIBRARIES = ("numpy", "scikit-learn", "scipy")
+_SHARE = 0.05  # of the texts: fewer are not worth a word
 
 TEXT = "text/plain"
 # In the order in which a wildcard chooses.
 OFFERED = (payload.JSON, TEXT, payload.CSV, payload.JSONLINES)
 SCALE = "unnormalized log-probability"
-
-# ---------------------------------------------------------------- cleaning
-
-# The first paragraph, if each of its lines is "Name: value" or continues the line before, and one
-# of them says whom the post is from or what it is about. Other texts may begin with a colon, too.
-_HEADERS = re.compile(r"[\r\n]*(?:(?:[!-9;-~]+:|[ \t]).*\n){1,100}\r?\n")
-_FROM_OR_SUBJECT = re.compile(r"^(?:From|Subject):", re.MULTILINE)
-# Of people and of messages. It looks back so that a run of a million letters is scanned once.
-_ADDRESS = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w.-]+")
-_WORD = re.compile(r"\w\w+")
-
-
-def clean(text: str, stop_words: Set[str]) -> list[str]:
-    r"""Return the terms of a document, in training and in serving alike.
-
-    Headers and addresses are taken off, the rest is in lower case. Words have two characters at
-    least and are none of the stop words; after them come the pairs of words that then stand
-    beside one another.
-
-    Parameters
-    ----------
-    text : str
-    stop_words : set of str
-        In lower case.
-
-    Returns
-    -------
-    list of str
-
-    Examples
-    --------
-    >>> clean("Subject: Moon\n\nTo the Moon by Jan, a@b.org wrote", {"to", "the", "by"})
-    ['moon', 'jan', 'wrote', 'moon jan', 'jan wrote']
-    """
-    headers = _HEADERS.match(text)
-    if headers and _FROM_OR_SUBJECT.search(text, 0, headers.end()):
-        text = text[headers.end() :]
-    if "@" in text:
-        text = _ADDRESS.sub(" ", text)
-    words = [word for word in _WORD.findall(text.lower()) if word not in stop_words]
-    return words + [f"{left} {right}" for left, right in itertools.pairwise(words)]
-
 
 # ---------------------------------------------------------------- the frozen model
 
@@ -109,6 +73,8 @@ class Model(NamedTuple):
         to all classes alike says nothing about any.
     base : ndarray of float64, shape (k,)
         Scores of a document without any known term.
+    analyzer : str
+        As in `clean`.
     """
 
     labels: list[str]
@@ -118,10 +84,12 @@ class Model(NamedTuple):
     idf: np.ndarray
     weights: np.ndarray
     base: np.ndarray
+    analyzer: str
 
     def terms(self, text: str) -> Terms:
         """Weigh the terms of a document: (1 + log count) * idf, over their norm."""
-        counts = collections.Counter(map(self.vocabulary.get, clean(text, self.stop_words)))
+        terms = clean(text, self.stop_words, self.analyzer)
+        counts = collections.Counter(map(self.vocabulary.get, terms))
         counts.pop(None, None)  # words never seen
         index = np.fromiter(counts.keys(), np.intp, len(counts))
         tfidf = np.fromiter(counts.values(), np.float64, len(counts))
@@ -137,7 +105,10 @@ class Model(NamedTuple):
 
 
 def assemble(
-    arrays: Mapping[str, np.ndarray], labels: list[str], stop_words: Iterable[str]
+    arrays: Mapping[str, np.ndarray],
+    labels: list[str],
+    stop_words: Iterable[str],
+    analyzer: str = "words",
 ) -> Model:
     """Return the model of the arrays in model.npz."""
     names = arrays["vocabulary"].tobytes().decode().split("\n")
@@ -150,6 +121,7 @@ def assemble(
         idf=arrays["idf"],
         weights=weights - weights.mean(axis=1, keepdims=True),
         base=arrays["base"],
+        analyzer=analyzer,
     )
 
 
@@ -159,24 +131,34 @@ def assemble(
 def model_fn(model_dir: str) -> Model:
     """Load what `train` wrote."""
     folder = Path(model_dir)
-    described = read_description(folder, FORMAT_VERSION)
+    described = read_description(folder, 1, FORMAT_VERSION)
+    analyzer = described.get("analyzer", "format-1")
     with np.load(folder / "model.npz", allow_pickle=False) as arrays:
-        return assemble(arrays, described["labels"], described["stop_words"])
+        return assemble(arrays, described["labels"], described["stop_words"], analyzer)
 
 
-def input_fn(body: bytes | str, content_type: str) -> list[str]:
+class Documents(list[str]):
+    """The texts of a request, and the ``parameters`` that JSON may bring beside them."""
+
+    def __init__(self, texts: Iterable[str], parameters: Mapping[str, object] | None = None):
+        super().__init__(texts)
+        self.parameters = parameters or {}
+
+
+def input_fn(body: bytes | str, content_type: str) -> Documents:
     """Read a request's documents.
 
     text/plain is one document. text/csv is one a record: of a single column, or of the column
-    ``text`` where the first record names several (or is said to, by ``header=present``).
-    JSON is a text, a record ``{"text": ...}``, or an array of them, also under ``instances``; in
-    JSON lines, one a line. Bytes that are no text in their charset become U+FFFD.
+    ``text`` where the first of several records names it; ``header=present`` and ``header=absent``
+    say which it is. JSON is a text, a record ``{"text": ...}``, or an array of them, also under
+    ``instances``, beside which ``parameters`` may hold ``top_k`` and ``explain``; in JSON lines,
+    one a line. Bytes that are no text in their charset become U+FFFD.
     """
     media, parameters, text = payload.open_body(body, content_type, _READERS, errors="replace")
     return _READERS[media](text.removeprefix("\ufeff"), parameters)
 
 
-def _read_csv(text: str, parameters: Mapping[str, str]) -> list[str]:
+def _read_csv(text: str, parameters: Mapping[str, str]) -> Documents:
     # It stops at cells of 128 kB. The limit is the process's, and threads share it: only upwards.
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     # NUL is part of no word, and the csv module of Python 3.10 cannot read it.
@@ -188,7 +170,8 @@ def _read_csv(text: str, parameters: Mapping[str, str]) -> list[str]:
     if not records:  # nothing but a byte order mark
         raise PayloadError("got no documents; send at least one")
     first, header = records[0], parameters.get("header")
-    named = header == "present" or (header is None and len(first) > 1 and "text" in first)
+    several = len(first) > 1 or len(records) > 1
+    named = header == "present" or (header is None and several and "text" in first)
     if named and len(first) > 1 and "text" not in first:
         raise PayloadError(f"no column is named 'text'; got {shorten(first)}")
     width = len(first) if named else 1
@@ -202,14 +185,29 @@ def _read_csv(text: str, parameters: Mapping[str, str]) -> list[str]:
     return _documents([record[column] for record in records[named:]])
 
 
-def _read_json(text: str, _: Mapping[str, str]) -> list[str]:
-    content = payload.load_json(text)
-    if isinstance(content, dict):
-        content = content.get("instances", content)
-    return _documents(content if isinstance(content, list) else [content])
+def _read_json(text: str, _: Mapping[str, str]) -> Documents:
+    content, parameters = payload.load_json(text), {}
+    if isinstance(content, dict) and "instances" in content:
+        content, parameters = content["instances"], content.get("parameters")
+        if not isinstance(parameters, dict | None):
+            raise PayloadError(f"parameters must be an object, got {shorten(parameters)}")
+    texts = _documents(content if isinstance(content, list) else [content])
+    texts.parameters = _check_parameters(parameters or {})
+    return texts
 
 
-def _read_jsonlines(text: str, _: Mapping[str, str]) -> list[str]:
+def _check_parameters(parameters: Mapping[str, object]) -> Mapping[str, object]:
+    for name, value in parameters.items():
+        if name == "top_k":
+            _read_top_k(value)
+        elif name != "explain":
+            raise PayloadError(f"unknown parameter {shorten(name)}; known are top_k and explain")
+        elif str(value).lower() not in ("true", "false"):
+            raise PayloadError(f"explain must be true or false, got {shorten(value)}")
+    return parameters
+
+
+def _read_jsonlines(text: str, _: Mapping[str, str]) -> Documents:
     return _documents(
         [
             payload.load_json(line, f"line {number}: ")
@@ -219,20 +217,25 @@ def _read_jsonlines(text: str, _: Mapping[str, str]) -> list[str]:
     )
 
 
-def _documents(rows: list) -> list[str]:
+def _documents(rows: list) -> Documents:
     if not rows:
         raise PayloadError("got no documents; send at least one")
-    texts = [row.get("text") if isinstance(row, dict) else row for row in rows]
+    texts = [
+        row.get("text") if isinstance(row, dict)
+        else row[0] if isinstance(row, list) and len(row) == 1  # of a table of one column
+        else row
+        for row in rows
+    ]  # fmt: skip
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise PayloadError(
                 f'document {number} is {shorten(rows[number])}; send a text or {{"text": "..."}}'
             )
-    return texts
+    return Documents(texts)
 
 
-_READERS: dict[str, Callable[[str, Mapping[str, str]], list[str]]] = {
-    TEXT: lambda text, _: [text],
+_READERS: dict[str, Callable[[str, Mapping[str, str]], Documents]] = {
+    TEXT: lambda text, _: Documents([text]),
     payload.CSV: _read_csv,
     payload.JSON: _read_json,
     payload.JSONLINES: _read_jsonlines,
@@ -240,11 +243,22 @@ _READERS: dict[str, Callable[[str, Mapping[str, str]], list[str]]] = {
 
 
 class Answer(NamedTuple):
-    """The scores of n documents, and what they are made of."""
+    """The scores of n documents, what they are made of, and what the request asks for."""
 
     model: Model
     terms: list[Terms]
     scores: np.ndarray
+    parameters: Mapping[str, object]
+
+    def warnings(self) -> dict[str, np.ndarray]:
+        """Word what the answer should be taken with care for, and the rows that it is about."""
+        unknown = np.array([terms.index.size == 0 for terms in self.terms])
+        if not unknown.any():
+            return {}
+        return {
+            "no word is known from training, and so the answer is that to an empty text: "
+            f"{count_rows(unknown)}": unknown
+        }
 
     def describe(self, row: int, explained: bool, top_k: int) -> dict:
         """Return what JSON says of a document."""
@@ -276,7 +290,8 @@ class Answer(NamedTuple):
 def predict_fn(texts: list[str], model: Model) -> Answer:
     """Score every document."""
     terms = [model.terms(text) for text in texts]
-    return Answer(model, terms, np.stack([model.scores(each) for each in terms]))
+    scores = np.stack([model.scores(each) for each in terms])
+    return Answer(model, terms, scores, texts.parameters if isinstance(texts, Documents) else {})
 
 
 def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
@@ -284,10 +299,12 @@ def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
 
     ``top_k=3`` asks for the three likeliest labels of each document, and ``explain=true`` for what
     each term adds to the score of the predicted label; both together, for what each term adds to
-    the scores of all three.
+    the scores of all three. What Accept says wins over the request's own ``parameters``.
     """
     media, parameters = answers.negotiate(accept, OFFERED)
-    explained, top_k = parameters.get("explain") == "true", _read_top_k(parameters)
+    asked = {**answer.parameters, **parameters}
+    explained = str(asked.get("explain")).lower() == "true"
+    top_k = _read_top_k(asked["top_k"]) if "top_k" in asked else 0
     if media in (TEXT, payload.CSV):
         if explained or top_k:
             raise PayloadError(
@@ -299,21 +316,32 @@ def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
             return answers.join_lines(labels), TEXT
         return answers.encode(answers.Answer(np.array(labels)), payload.CSV)
     rows = [answer.describe(row, explained, top_k) for row in range(len(answer.terms))]
+    cautions = answer.warnings()
     if media == payload.JSONLINES:
+        for caution, marked in cautions.items():
+            for row in np.flatnonzero(marked):
+                rows[row].setdefault("warnings", []).append(caution)
         return answers.join_lines(json.dumps(row) for row in rows), media
     columns = {key: [row[key] for row in rows] for key in rows[0]}
     if explained:
         columns["scale"] = SCALE
+    if cautions:
+        columns["warnings"] = list(cautions)
     return json.dumps(columns).encode(), media
 
 
-def _read_top_k(parameters: Mapping[str, str]) -> int:
-    value = parameters.get("top_k")
-    if value is None:
-        return 0
-    if not re.fullmatch("0*[1-9][0-9]{0,8}", value):
+def _read_top_k(value: object) -> int:
+    if isinstance(value, bool) or not re.fullmatch("0*[1-9][0-9]{0,8}", str(value)):
         raise PayloadError(f"top_k={shorten(value)} is no number of labels; send top_k=3")
-    return int(value)
+    return int(str(value))
+
+
+def signature_fn(model: Model) -> dict[str, dict[str, str]]:
+    """Say what KServe's metadata tell of the model: each column and its datatype."""
+    return {
+        "inputs": {"text": "BYTES"},
+        "outputs": {"prediction": "BYTES", "probability": "FP64"},
+    }
 
 
 # ---------------------------------------------------------------- training
@@ -329,8 +357,9 @@ class Corpus(NamedTuple):
 def read(job: Job, channel: str) -> Corpus:
     """Read a channel: tables with the columns ``text`` and ``label``, or a folder for each label.
 
-    Tables end in .csv, .jsonl or .parquet. Any other file is one document, whose label is the
-    name of the folder that it lies in; UTF-8 if it can be, else Latin-1.
+    Tables end in .csv, .tsv, .jsonl or .parquet, and may be compressed. Any other file is one
+    document, whose label is the name of the folder that it lies in. Text is UTF-8 if it can be,
+    else Latin-1. Labels may be whole numbers or truth values, which are taken as text.
     """
     folder = job.folder(channel)
     texts, labels = [], []
@@ -338,12 +367,12 @@ def read(job: Job, channel: str) -> Corpus:
         name = path.relative_to(folder)
         if not path.is_file() or any(part.startswith((".", "_")) for part in name.parts):
             continue
-        if path.suffix in TABLES:
+        if find_suffix(path) in TABLES:
             table = _read_table(path, name)
             texts += table.texts
             labels += table.labels
         elif name.parent != Path():
-            texts.append(_decode(path.read_bytes()))
+            texts.append(_decode(read_unpacked(path, str(name))))
             labels.append(name.parent.name)
         else:
             raise JobError(
@@ -358,35 +387,70 @@ def read(job: Job, channel: str) -> Corpus:
     return Corpus(texts, labels)
 
 
-TABLES = (".csv", ".jsonl", ".parquet")
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 def _read_table(path: Path, name: Path) -> Corpus:
     import pandas
 
+    ending = find_suffix(path)
     try:
-        if path.suffix == ".csv":
-            table = pandas.read_csv(path, dtype=str, keep_default_na=False)
-        elif path.suffix == ".jsonl":
-            table = pandas.read_json(path, lines=True, dtype=False)
-        else:
+        if ending == ".parquet":
             table = pandas.read_parquet(path)
+        else:
+            text = _read_text(path, name)
+            if ending == ".jsonl":
+                table = pandas.read_json(io.StringIO(text), lines=True, dtype=False)
+            else:
+                delimiter = _find_delimiter(text)
+                table = pandas.read_csv(
+                    io.StringIO(text), sep=delimiter, dtype=str, keep_default_na=False
+                )
     except (ValueError, OSError) as error:
         raise JobError(f"{name} cannot be read: {error}".replace("\n", " ")) from None
     for column in ("text", "label"):
         if column not in table:
             there = ", ".join(map(repr, table.columns)) or "none"
             raise JobError(f"{name} has no column {column!r}; its columns are {there}")
-    for column in ("text", "label"):
-        for row, value in enumerate(table[column].tolist(), 1):
-            if not isinstance(value, str):
-                raise JobError(
-                    f"{name}: row {row}, column {column!r} is {shorten(value)}, not a text"
-                )
-    return Corpus(table["text"].tolist(), table["label"].tolist())
+    texts, labels = table["text"].tolist(), table["label"].tolist()
+    for row, (text, label) in enumerate(zip(texts, labels, strict=True), 1):
+        if not isinstance(text, str):
+            raise JobError(f"{name}: row {row}, column 'text' is {shorten(text)}, not a text")
+        whole = isinstance(label, int) or (isinstance(label, float) and label.is_integer())
+        if not isinstance(label, str) and not whole:
+            raise JobError(
+                f"{name}: row {row}, column 'label' is {shorten(label)}, neither a text nor a "
+                "whole number"
+            )
+        if isinstance(label, float):  # as pandas has whole numbers
+            labels[row - 1] = int(label)
+    return Corpus(texts, list(map(str, labels)))
+
+
+def _read_text(path: Path, name: Path) -> str:
+    content = read_unpacked(path, str(name))
+    text = _decode(content)
+    if not content.isascii() and text == content.decode("latin-1"):
+        warnings.warn(
+            f"{name} is not UTF-8 and was read as Latin-1; save it as UTF-8 if it is neither",
+            UserWarning,
+            stacklevel=2,
+        )
+    return text.removeprefix("\ufeff")
+
+
+def _find_delimiter(text: str) -> str:
+    """Return what separates the two columns in the header; a comma if nothing does."""
+    header = io.StringIO(text).readline()
+    for delimiter in DELIMITERS:
+        if {"text", "label"} <= set(next(csv.reader([header], delimiter=delimiter), [])):
+            return delimiter
+    return ","
 
 
 def _decode(content: bytes) -> str:
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # Excel's "Unicode text"
+        return content.decode("utf-16", errors="replace")
     try:
         return content.decode()
     except UnicodeDecodeError:
@@ -449,6 +513,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", type=int, default=100_000, help="terms to keep, by chi2")
     parser.add_argument("--min-df", type=int, default=2, help="documents that a term is in")
     parser.add_argument("--stop-words", choices=["english", "none"], default="english")
+    parser.add_argument(
+        "--analyzer",
+        choices=["words", "characters"],
+        default="words",
+        help="characters: in scripts without spaces, each character is a word",
+    )
 
 
 def make_pipeline(arguments: argparse.Namespace, stop_words: Set[str]):
@@ -464,7 +534,9 @@ def make_pipeline(arguments: argparse.Namespace, stop_words: Set[str]):
             (
                 "tfidf",
                 TfidfVectorizer(
-                    analyzer=functools.partial(clean, stop_words=stop_words),
+                    analyzer=functools.partial(
+                        clean, stop_words=stop_words, analyzer=arguments.analyzer
+                    ),
                     min_df=arguments.min_df,
                     sublinear_tf=True,
                 ),
@@ -514,9 +586,11 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
     check(arguments)
-    corpora = {"train": read(job, "train")}
-    if "test" in job.channels:
-        corpora["test"] = read(job, "test")
+    checks = Checks()
+    with checks:
+        corpora = {"train": read(job, "train")}
+        if "test" in job.channels:
+            corpora["test"] = read(job, "test")
     texts, labels = corpora["train"]
     if len(set(labels)) < 2:
         raise JobError(f"every document has the label {labels[0]!r}; at least two are needed")
@@ -529,7 +603,7 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
     except ValueError as error:  # no term is in min_df documents
         raise JobError(f"channel 'train': {error}") from None
     arrays, classes = freeze(pipeline), pipeline["classify"].classes_.tolist()
-    model = assemble(arrays, classes, stop_words)
+    model = assemble(arrays, classes, stop_words, arguments.analyzer)
     print(f"{len(texts)} documents, {len(classes)} labels, {len(model.idf)} terms", flush=True)
 
     metrics, reports = {}, {}
@@ -540,6 +614,7 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
             f"accuracy_{split}": reports[split]["accuracy"],
         }
     job.log_metrics(**metrics)
+    checks.add(*check_corpora(model, corpora))
 
     np.savez_compressed(job.model_dir / "model.npz", **arrays)
     job.write_json("report.json", reports)
@@ -549,8 +624,41 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
         hyperparameters=vars(arguments),
         labels=classes,
         stop_words=sorted(stop_words),
+        analyzer=arguments.analyzer,
         metrics=metrics,
+        checks=checks.findings,
     )
+    if box := checks.box():
+        print(box, flush=True)
+
+
+def check_corpora(model: Model, corpora: Mapping[str, Corpus]) -> list[str]:
+    """Find what the owner of a model should know of its documents.
+
+    Parameters
+    ----------
+    model : Model
+    corpora : mapping of str to Corpus
+        By channel.
+    """
+    findings = []
+    texts = corpora["train"].texts
+    unspaced = sum(map(is_unspaced, texts))
+    if model.analyzer == "words" and unspaced > _SHARE * len(texts):
+        findings.append(
+            f"{unspaced} of {len(texts)} training texts are in a script without spaces between "
+            "words, such as Chinese, Japanese or Thai, and each run of it was taken for one word; "
+            "set analyzer=characters"
+        )
+    if "test" in corpora:
+        texts, labels = corpora["test"]
+        unknown = sum(model.terms(text).index.size == 0 for text in texts)
+        if unknown > _SHARE * len(texts):
+            findings.append(f"{unknown} of {len(texts)} test texts hold no word of the model")
+        if new := sorted(set(labels) - set(model.labels)):
+            listed = ", ".join(map(shorten, new[:5])) + (", ..." if len(new) > 5 else "")
+            findings.append(f"the test texts have labels that training has not: {listed}")
+    return findings
 
 
 def report(model: Model, corpus: Corpus) -> dict:

@@ -233,13 +233,23 @@ def parse_json(text: str) -> Table:
 
 def parse_jsonlines(text: str) -> Table:
     """Read one record, array or number a line."""
-    rows = [
-        load_json(line, f"line {number}: ")
-        for number, line in enumerate(text.split("\n"), 1)
-        if line.strip()
-    ]
-    # A line is a row, even a row of one number.
-    return _from_json([row if isinstance(row, (dict, list)) else [row] for row in rows])
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line.strip(" \t\r")
+        if not line:
+            continue
+        try:
+            row, end = _scan_json(line, 0)
+        except (StopIteration, ValueError, RecursionError):
+            end = None
+        if end != len(line):
+            row = load_json(line, f"line {number}: ")  # which says what is wrong with it
+        # A line is a row, even a row of one number.
+        rows.append(row if isinstance(row, (dict, list)) else [row])
+    return _from_json(rows)
+
+
+_scan_json = json.JSONDecoder().scan_once  # what json.loads calls, without its preparations
 
 
 def load_json(text: str, where: str = "") -> object:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -117,6 +118,7 @@ class Response(NamedTuple):
     status: int
     content_type: str
     body: bytes
+    headers: Mapping[str, str]
 
     @property
     def json(self):
@@ -135,7 +137,8 @@ class Endpoint:
             chunked = headers.get("Transfer-Encoding") == "chunked"
             link.request(method, path, body, headers, encode_chunked=chunked)
             answer = link.getresponse()
-            return Response(answer.status, answer.headers["Content-Type"], answer.read())
+            headers = answer.headers
+            return Response(answer.status, headers["Content-Type"], answer.read(), headers)
 
     def invoke(self, body, content_type=None, accept=None) -> Response:
         headers = {"Content-Type": content_type, "Accept": accept}

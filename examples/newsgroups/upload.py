@@ -4,10 +4,12 @@ import argparse
 import contextlib
 import hashlib
 import json
+import lzma
 import os
 import re
 import sys
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,13 +95,22 @@ def load_posts(data: Path | None = None) -> dict[str, Posts]:
 
 def _read_archive(archive: Path) -> dict[str, Posts]:
     posts = {"train": Posts([], []), "test": Posts([], [])}
-    with tarfile.open(archive) as tar:
-        for member in tar:
-            if member.isfile():
-                folder, label, _ = member.name.split("/")  # 20news-bydate-train/sci.space/59848
-                part = posts[folder.rpartition("-")[2]]
-                part.texts.append(tar.extractfile(member).read().decode("latin-1"))
-                part.labels.append(label)
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                if member.isfile():
+                    # 20news-bydate-train/sci.space/59848
+                    folder, label, _ = member.name.split("/")
+                    part = posts[folder.rpartition("-")[2]]
+                    part.texts.append(tar.extractfile(member).read().decode("latin-1"))
+                    part.labels.append(label)
+    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
+        reason = str(error).partition("\n")[0].rstrip(":")  # tarfile lists all that it has tried
+        sys.exit(f"{archive} cannot be unpacked: {reason}; get it anew, or delete it")
+    except (ValueError, KeyError):
+        sys.exit(f"{archive} is not laid out as {ARCHIVE}: it holds {member.name!r}")
+    if missing := [split for split, part in posts.items() if not part.texts]:
+        sys.exit(f"{archive} holds no posts of 20news-bydate-{missing[0]}; get it anew")
     return posts
 
 

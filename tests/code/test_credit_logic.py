@@ -253,6 +253,14 @@ def test_the_model_is_described(jobs, kind, tables):
         assert f"{name}={value:.6g};" in job.log
 
 
+def test_the_signature_names_what_is_read_and_answered(model, tables):
+    names = tables["train"].columns.drop(TARGET)
+    assert credit_logic.signature_fn(model) == {
+        "inputs": dict.fromkeys(names, "FP64"),
+        "outputs": {"prediction": "FP64"},
+    }
+
+
 def test_the_metrics_are_scikit_learns(jobs, kind, tables, model):
     metrics = json.loads((jobs[kind].model_dir / "model.json").read_text())["metrics"]
     for name, table in tables.items():

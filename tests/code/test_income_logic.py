@@ -344,6 +344,16 @@ def test_over_the_server(uci_job, serve, model):
 # ---------------------------------------------------------------- model and explainer apart
 
 
+def test_the_signature_names_what_is_read_and_answered(model):
+    signature = income_logic.signature_fn(model)
+    assert list(signature["inputs"]) == list(income_logic.FEATURES)
+    texts = {name for name, datatype in signature["inputs"].items() if datatype == "BYTES"}
+    assert texts == set(income_logic.FEATURES) - set(income_logic.NUMERIC)
+    assert signature["outputs"] == {"prediction": "BYTES", "probability": "FP64"}
+    alone = income_logic.signature_fn(model._replace(forest=None))
+    assert alone["outputs"] == {"prediction": "BYTES"}
+
+
 @pytest.fixture(scope="module")
 def apart(uci_job, serve, tmp_path_factory):
     """The model behind one endpoint, its explainer behind another, which has no forest."""

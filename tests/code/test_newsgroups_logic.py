@@ -1,5 +1,7 @@
 import csv
+import gzip
 import io
+import itertools
 import json
 import os
 import random
@@ -11,6 +13,7 @@ import sys
 import tarfile
 import time
 import tracemalloc
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -154,19 +157,68 @@ def test_pairs_are_of_the_words_that_are_left():
         ":" * 2_000_000,
         "\n" * 2_000_000,
         "\r\n" * 1_000_000 + "Subject: a\n\n",
+        "a\u0301\u0323" * 300_000,
+        "a" + "\u0301\u0323" * 500_000,
+        "a\u200d" * 500_000,
+        "a" + "\u200d" * 1_000_000,
+        "月" * 100_000,
     ],
-    ids=lambda text: repr(text[:9]),
+    ids=lambda text: ascii(text[:9]),
 )
-def test_cleaning_takes_time_in_proportion(text):
+@pytest.mark.parametrize("analyzer", ["words", "characters"])
+def test_cleaning_takes_time_in_proportion(text, analyzer):
     start = time.perf_counter()
     tracemalloc.start()
     try:
-        program.clean(text, frozenset())
+        program.clean(text, frozenset(), analyzer)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert time.perf_counter() - start < 5
     assert peak < 400e6
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("हिन्दी में समाचार", ["हिन्दी", "में", "समाचार"]),
+        ("বাংলা ভাষা", ["বাংলা", "ভাষা"]),
+        ("தமிழ் மொழி", ["தமிழ்", "மொழி"]),
+        ("മലയാളം ഭാഷ", ["മലയാളം", "ഭാഷ"]),
+        ("الْعَرَبِيَّةُ لغة", ["الْعَرَبِيَّةُ", "لغة"]),
+        ("שָׁלוֹם עולם", ["שָׁלוֹם", "עולם"]),
+        ("می\u200cخواهم\u200c خوب", ["می\u200cخواهم", "خوب"]),  # noqa: RUF001
+        ("ශ්\u200dරී ලංකා", ["ශ්\u200dරී", "ලංකා"]),
+        ("ภาษาไทย ที่นี่", ["ภาษาไทย", "ที่นี่"]),
+        ("Fuß\u00adball \u200epuck\u200f goal\u2060ie", ["fußball", "puck", "goalie"]),
+        ("\u0301a \u0301\u0301 \u0301ab", ["ab"]),
+        ("\U0001e900\U0001e944\U0001e922", ["\U0001e922\U0001e944\U0001e922"]),
+        ("한국어 뉴스", ["한국어", "뉴스"]),
+    ],
+)
+def test_words_of_every_script_stay_whole(text, words):
+    expected = [unicodedata.normalize("NFC", word) for word in words]
+    for form in ("NFC", "NFD"):
+        for analyzer in ("words", "characters"):
+            found = program.clean(unicodedata.normalize(form, text), frozenset(), analyzer)
+            if analyzer == "words" or "ไ" not in text:
+                assert [term for term in found if " " not in term] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("月面着陸。NASA の", ["月", "面", "着", "陸", "nasa", "の"]),
+        ("コンピューター、が", [*"コンピューター", "が"]),
+        ("ที่นี่", ["ที่", "นี่"]),
+        ("第2回 a bc", ["第", "回", "bc"]),
+        ("\U00020000\U00020001", ["\U00020000", "\U00020001"]),
+    ],
+)
+def test_characters_are_words_where_there_are_no_spaces(text, words):
+    terms = program.clean(unicodedata.normalize("NFD", text), frozenset(), "characters")
+    pairs = [f"{a} {b}" for a, b in itertools.pairwise(words)]
+    assert terms == [unicodedata.normalize("NFC", term) for term in words + pairs]
 
 
 # ---------------------------------------------------------------- the frozen model
@@ -231,9 +283,22 @@ def test_the_model_is_numbers_and_words(model_dir, model):
 def test_a_model_of_another_format_is_refused(model_dir, tmp_path):
     shutil.copytree(model_dir, tmp_path, dirs_exist_ok=True)
     described = json.loads((tmp_path / "model.json").read_text())
-    (tmp_path / "model.json").write_text(json.dumps(described | {"format_version": 2}))
-    with pytest.raises(ValueError, match=r"format_version 2, this program reads 1; train"):
+    (tmp_path / "model.json").write_text(json.dumps(described | {"format_version": 3}))
+    with pytest.raises(ValueError, match=r"format_version 3, this program reads 1 and 2; train"):
         program.model_fn(str(tmp_path))
+
+
+def test_a_model_of_format_1_splits_words_as_it_has_learned_them(train, tmp_path):
+    files = {"train/a.jsonl": as_jsonl(program.Corpus(["हिन्दी", "puck"], ["in", "us"]))}
+    old = train(files, "--min-df=1")
+    described = json.loads((old / "model.json").read_text())
+    assert (described.pop("format_version"), described.pop("analyzer")) == (2, "words")
+    assert "हिन्दी" in program.model_fn(str(old)).vocabulary
+    (old / "model.json").write_text(json.dumps(described | {"format_version": 1}))
+    model = program.model_fn(str(old))
+    assert program.clean("हिन्दी", frozenset(), model.analyzer) == re.findall(r"\w\w+", "हिन्दी")
+    assert invoke(model, "हिन्दी")["warnings"]
+    assert invoke(model, "puck")["prediction"] == ["us"]
 
 
 # ---------------------------------------------------------------- training
@@ -274,6 +339,66 @@ def test_posts_in_folders_are_utf8_or_latin1(train):
     assert "fusée" in program.model_fn(str(train(files))).vocabulary
 
 
+def test_tables_come_as_they_are_found(train, capsys):
+    posts = corpus()
+    posts.texts[0] += " fusée"
+    posts.texts[1] += "; fusée"
+    frame = pd.DataFrame(posts._asdict()).set_axis(["text", "label"], axis=1)
+    plain = frame.to_csv(index=False)
+    layouts = {
+        "train/a.csv": plain.encode(),
+        "train/b.csv": plain.encode("latin-1"),
+        "train/c.csv": plain.encode("utf-8-sig"),
+        "train/d.csv": plain.encode("utf-16"),
+        "train/e.csv": frame.to_csv(index=False, sep=";"),
+        "train/f.TSV": frame.to_csv(index=False, sep="\t"),
+        "train/g.csv.gz": gzip.compress(plain.encode()),
+        "train/h.jsonl.gz": gzip.compress(as_jsonl(posts).encode()),
+        "train/i.jsonl": as_jsonl(posts).encode().replace(b"\\u00e9", b"\xe9"),
+    }
+    vocabularies = {}
+    for name, content in layouts.items():
+        capsys.readouterr()
+        model_dir = train({name: content})
+        checks = json.loads((model_dir / "model.json").read_text())["checks"]
+        vocabularies[name] = program.model_fn(str(model_dir)).names
+        latin = name in ("train/b.csv", "train/i.jsonl")
+        assert bool(checks) == ("Check this" in capsys.readouterr().out) == latin
+        assert not latin or "is not UTF-8 and was read as Latin-1" in checks[0]
+    assert "fusée" in vocabularies["train/a.csv"]
+    for name, names in vocabularies.items():
+        assert names == vocabularies["train/a.csv"], name
+
+
+@pytest.mark.parametrize("labels", [[0, 1], [True, False], [0.0, 1.0], ["0", "1"], [2**60, 1]])
+def test_labels_may_be_numbers(train, tmp_path, labels):
+    frame = pd.DataFrame({"text": ["puck", "orbit"] * 3, "label": labels * 3})
+    frame.to_parquet(tmp_path / "a.parquet")
+    expected = [str(int(label) if isinstance(label, float) else label) for label in labels]
+    for files in (
+        {"train/a.jsonl": frame.to_json(orient="records", lines=True)},
+        {"train/a.parquet": (tmp_path / "a.parquet").read_bytes()},
+    ):
+        model = program.model_fn(str(train(files)))
+        assert invoke(model, '["puck", "orbit"]', JSON)["prediction"] == expected
+
+
+def test_what_the_owner_should_check_is_said(train):
+    posts = program.Corpus(["月面着陸に成功", "氷上の試合", "moon moon"] * 3, ["a", "b", "a"] * 3)
+    test = program.Corpus(["moon", "xyzzy"], ["a", "c"])
+    files = {"train/a.jsonl": as_jsonl(posts), "test/a.jsonl": as_jsonl(test)}
+    checks = json.loads((train(files) / "model.json").read_text())["checks"]
+    assert [check.partition(" ")[0] for check in checks] == ["6", "1", "the"]
+    assert "set analyzer=characters" in checks[0]
+    assert "hold no word of the model" in checks[1]
+    assert "labels that training has not: 'c'" in checks[2]
+    model_dir = train({"train/a.jsonl": as_jsonl(posts)}, "--analyzer=characters")
+    assert json.loads((model_dir / "model.json").read_text())["checks"] == []
+    model = program.model_fn(str(model_dir))
+    assert {"月", "月 面", "moon"} <= model.vocabulary.keys()
+    assert invoke(model, "月面の氷上試合")["prediction"] == ["b"]
+
+
 def test_metrics_are_of_the_saved_model(train, capsys):
     other = corpus(60, seed=1)
     other.labels[:6] = ["sci.med"] * 6  # a label that no model of this corpus predicts
@@ -312,11 +437,22 @@ ROW = '{"text": "moon", "label": "space"}\n'
         ({"train/a.csv": ""}, [], "a.csv cannot be read: No columns"),
         ({"train/a.jsonl": "[1"}, [], "a.jsonl cannot be read: "),
         ({"train/a.parquet": "PAR1"}, [], "a.parquet cannot be read: "),
-        ({"train/a.csv": b"text,label\n\xff,a\n"}, [], "a.csv cannot be read: 'utf-8' codec"),
+        ({"train/a.csv.gz": b"\x1f\x8b\x08"}, [], "a.csv.gz cannot be unpacked: "),
+        ({"train/a/b.gz": gzip.compress(b"moon" * 99)[:-9]}, [], "a/b.gz cannot be unpacked: "),
+        ({"train/a/b.bz2": b"BZh9" + b"x" * 50}, [], "a/b.bz2 cannot be unpacked: "),
+        (
+            {"train/a.jsonl": '{"text": "a", "label": 0.5}'},
+            [],
+            "'label' is 0.5, neither a text nor",
+        ),
         ({"train/a.csv": "text,group\na,b\n"}, [], "no column 'label'; its columns are 'text', '"),
         ({"train/a.jsonl": ROW + '{"text": "moon"}'}, [], "row 2, column 'label' is nan"),
         ({"train/a.jsonl": '{"text": 5, "label": "a"}'}, [], "row 1, column 'text' is 5"),
-        ({"train/a.txt": "moon"}, [], "a.txt: unknown ending; expected one of .csv, .jsonl, .par"),
+        (
+            {"train/a.txt": "moon"},
+            [],
+            "a.txt: unknown ending; expected one of .csv, .tsv, .jsonl, .",
+        ),
         ({"train/a.jsonl": ROW}, [], "every document has the label 'space'"),
         ({"train/a.jsonl": ROW + ROW.replace("space", "")}, [], "'' is no label"),
         ({"train/a.jsonl": ROW + ROW.replace("space", "a\\nb")}, [], "'a\\nb' is no label"),
@@ -364,6 +500,10 @@ def test_plain_text_is_one_document_and_csv_one_a_record(model):
     ("body", "content_type", "texts"),
     [
         ("text", CSV, ["text"]),
+        ("text\na", CSV, ["a"]),
+        ("text\na", f"{CSV}; header=absent", ["text", "a"]),
+        (pd.DataFrame({"text": ['a, "b"\nc']})[["text"]].to_csv(index=False), CSV, ['a, "b"\nc']),
+        (pd.DataFrame({"text": ["a", "b"]}).to_csv(), CSV, ["a", "b"]),
         ("text\na", f"{CSV}; header=present", ["a"]),
         ("body\na", f"{CSV}; header=present", ["a"]),
         ('id,text\n1,"a, b"\n2,c', CSV, ["a, b", "c"]),
@@ -379,6 +519,7 @@ def test_plain_text_is_one_document_and_csv_one_a_record(model):
         (b"\xef\xbb\xbf", TEXT, [""]),
         (" \n", TEXT, [" \n"]),
         ('"a"', JSON, ["a"]),
+        ('{"instances": [["a"], ["b"]]}', JSON, ["a", "b"]),
         ('{"text": "a"}', JSON, ["a"]),
         ('["a", {"text": "b", "id": 1}]', None, ["a", "b"]),
         ('{"instances": ["a", ""]}', JSON, ["a", ""]),
@@ -410,8 +551,18 @@ def test_documents_are_read(body, content_type, texts):
         (b"[]", JSON, 400, "got no documents"),
         (b"{}", JSON, 400, "document 0 is {}; send a text"),
         (b'{"instances": "a"}', JSON, None, None),
+        (b'{"instances": ["a"], "parameters": [3]}', JSON, 400, "parameters must be an object"),
+        (
+            b'{"instances": ["a"], "parameters": {"k": 3}}',
+            JSON,
+            400,
+            "unknown parameter 'k'; known",
+        ),
+        (b'{"instances": ["a"], "parameters": {"top_k": 0}}', JSON, 400, "top_k=0 is no number"),
+        (b'{"instances": ["a"], "parameters": {"top_k": true}}', JSON, 400, "top_k=True is no"),
+        (b'{"instances": ["a"], "parameters": {"explain": 1}}', JSON, 400, "explain must be true"),
         (b'["a", null]', JSON, 400, "document 1 is None; send a text or"),
-        (b'[["a"]]', JSON, 400, "document 0 is ['a']; send a text"),
+        (b'[["a", "b"]]', JSON, 400, "document 0 is ['a', 'b']; send a text"),
         (b'"a"\n{\n', JSONLINES, 400, "line 2: not valid JSON"),
         (b"\n\n", JSONLINES, 400, "got no documents"),
     ],
@@ -428,7 +579,7 @@ def test_what_is_no_document_is_refused(body, content_type, status, message):
 def test_json_carries_the_probability(model):
     texts = [HOCKEY, SPACE, ""]
     answer = invoke(model, json.dumps(texts), JSON)
-    assert set(answer) == {"prediction", "probability"}
+    assert set(answer) == {"prediction", "probability", "warnings"}  # of the empty text
     assert answer["prediction"][:2] == ["rec.sport.hockey", "sci.space"]
     scores = program.predict_fn(texts, model).scores
     np.testing.assert_allclose(answer["probability"], softmax(scores, axis=1).max(axis=1))
@@ -474,6 +625,33 @@ def test_words_never_seen_leave_the_base(model):
     bases = [each["shap_base"] for each in answer["top_k"][0]]
     np.testing.assert_allclose(softmax(bases), [e["probability"] for e in answer["top_k"][0]])
     assert invoke(model, '""', JSON)["probability"] == answer["probability"]
+
+
+def test_texts_of_which_nothing_is_known_are_named(model):
+    texts = json.dumps(["puck", "xyzzy", "", "the"])
+    (warning,) = invoke(model, texts, JSON)["warnings"]
+    assert warning.endswith("row 1 and 2 more")
+    lines = invoke(model, texts, JSON, JSONLINES).splitlines()
+    assert ["warnings" in json.loads(line) for line in lines] == [False, True, True, True]
+    assert json.loads(lines[1])["warnings"] == [warning]
+    assert "warnings" not in invoke(model, HOCKEY)
+    assert "warnings" not in json.loads(invoke(model, HOCKEY, TEXT, JSONLINES))
+
+
+def test_parameters_ask_for_the_same_as_accept(model):
+    def ask(parameters, accept=JSON):
+        body = json.dumps({"instances": [SPACE], "parameters": parameters})
+        return invoke(model, body, JSON, accept)
+
+    plain = ask({})
+    assert plain == ask(None) == invoke(model, SPACE)
+    assert ask({"top_k": 2}) == invoke(model, SPACE, accept=f"{JSON}; top_k=2") != plain
+    assert ask({"top_k": "2"}) == ask({"top_k": 3}, f"{JSON}; top_k=2")
+    explained = invoke(model, SPACE, accept=f"{JSON}; explain=true; top_k=2")
+    assert ask({"top_k": 2, "explain": True}) == ask({"top_k": 2, "explain": "true"}) == explained
+    assert ask({"explain": True}, f"{JSON}; explain=false") == plain
+    with pytest.raises(PayloadError, match="carries labels only"):
+        ask({"top_k": 2}, TEXT)
 
 
 @pytest.mark.parametrize(

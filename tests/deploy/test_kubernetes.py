@@ -246,13 +246,84 @@ class TestSelectors:
         assert port["port"] == serve["ports"][0]["containerPort"]
 
 
-def test_kserve_finds_the_model_under_the_services_own_name(rendered):
+@pytest.fixture(
+    params=[{}, {"namePrefix": "team-", "nameSuffix": "-v2", "namespace": "other"}],
+    ids=["as it is", "renamed"],
+)
+def kserve(request, tmp_path_factory):
+    """The manifests of kserve/, also as another overlay renames them."""
+    project = tmp_path_factory.mktemp("renamed")
+    shutil.copy(ROOT / "Makefile", project)
+    shutil.copytree(KUBERNETES, project / "deploy" / "kubernetes")
+    overlay = project / "deploy" / "kubernetes" / "mine"
+    overlay.mkdir()
+    content = {"resources": ["../kserve"], **request.param}
+    (overlay / "kustomization.yaml").write_text(yaml.safe_dump(content))
+    manifests = list(yaml.safe_load_all(render("mine", project / "one.yaml", project)))
+    for manifest in manifests:
+        name = manifest["metadata"]["name"]
+        assert name.startswith(request.param.get("namePrefix", ""))
+        assert manifest["metadata"]["namespace"] == request.param.get("namespace", "models")
+    return manifests
+
+
+def read_environment(pod) -> dict[str, str]:
+    """Return the variables of a pod's server, with $(NAME) put in as Kubernetes does."""
+    (serve,) = pod["containers"]
+    values = {}
+    for variable in serve["env"]:  # only those that come before are known
+        value = re.sub(r"\$\((\w+)\)", lambda name: values[name[1]], variable["value"])
+        values[variable["name"]] = value
+    return values
+
+
+def test_kserve_finds_the_model_under_the_services_own_name(kserve):
     """The router asks for /v1/models/<name of the InferenceService>:predict."""
-    (service,) = find(rendered["kserve"], "InferenceService")
-    for pod in pods(rendered["kserve"]):
-        (serve,) = pod["containers"]
-        named = {variable["name"]: variable["value"] for variable in serve["env"]}
-        assert named["KSERVE_MODEL_NAME"] == service["metadata"]["name"]
+    (service,) = find(kserve, "InferenceService")
+    for pod in pods(kserve):
+        assert read_environment(pod)["KSERVE_MODEL_NAME"] == service["metadata"]["name"]
+
+
+def label_pods(kserve) -> list[dict[str, str]]:
+    """Return the labels that KServe gives the pods of predictor and explainer."""
+    (service,) = find(kserve, "InferenceService")
+    name = {"serving.kserve.io/inferenceservice": service["metadata"]["name"]}
+    return [name | {"component": component} for component in ("predictor", "explainer")]
+
+
+def test_the_explainer_finds_the_predictor(kserve):
+    predictor, explainer = label_pods(kserve)
+    (service,) = find(kserve, "Service")
+    (url,) = filter(None, (read_environment(pod).get("PREDICTOR_URL") for pod in pods(kserve)))
+    assert url == f"http://{service['metadata']['name']}/invocations"
+    assert service["spec"]["selector"].items() <= predictor.items()
+    assert not service["spec"]["selector"].items() <= explainer.items()
+    (port,) = service["spec"]["ports"]
+    assert (port["port"], port["targetPort"]) == (80, 8080)
+
+
+def test_kserves_pods_talk_to_whom_they_must_and_to_no_other(kserve):
+    predictor, explainer = label_pods(kserve)
+    (policy,) = find(kserve, "NetworkPolicy")
+    spec = policy["spec"]
+    selector = spec["podSelector"]["matchLabels"].items()
+    assert selector
+    assert selector <= predictor.items() & explainer.items()
+    assert set(spec["policyTypes"]) == {"Ingress", "Egress"}
+    (rule,) = spec["ingress"]
+    assert [port["port"] for port in rule["ports"]] == [8080]
+    allowed = [peer.get("podSelector", {}).get("matchLabels", {}) for peer in rule["from"]]
+    assert any(labels and labels.items() <= explainer.items() for labels in allowed)
+    client = {"matchLabels": {"model-client": "true"}}
+    assert {"podSelector": client} in rule["from"]
+    assert {"namespaceSelector": client} in rule["from"]
+    out = {}
+    for rule in spec["egress"]:
+        for port in rule["ports"]:
+            out[port["protocol"], port["port"]] = rule.get("to")
+    assert out.keys() == {("UDP", 53), ("TCP", 53), ("TCP", 443), ("TCP", 8080)}
+    ((peer,),) = [to for to in out.values() if to]
+    assert peer["podSelector"]["matchLabels"].items() <= predictor.items()
 
 
 def test_local_reaches_its_store(rendered):

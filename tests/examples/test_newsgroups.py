@@ -76,6 +76,23 @@ def test_posts_are_looked_for_here_before_they_are_downloaded(data, tmp_path, mo
     assert len(fetched) == 2
 
 
+@pytest.mark.parametrize("cut", [0, 3, 40, 200])
+def test_an_archive_that_is_broken_is_one_sentence(data, tmp_path, cut):
+    archive = tmp_path / upload.ARCHIVE
+    archive.write_bytes(data.read_bytes()[:cut])
+    with pytest.raises(SystemExit, match=r"20news-bydate.tar.xz cannot be unpacked: .*; get it"):
+        upload.load_posts(tmp_path)
+
+
+def test_an_archive_of_something_else_is_one_sentence(tmp_path):
+    make_archive(tmp_path, {"train": [("sci/space", "moon")]})
+    with pytest.raises(SystemExit, match=r"is not laid out as .*: it holds '20news-"):
+        upload.load_posts(tmp_path)
+    make_archive(tmp_path, {"train": [("sci.space", "moon")]})
+    with pytest.raises(SystemExit, match="holds no posts of 20news-bydate-test; get it anew"):
+        upload.load_posts(tmp_path)
+
+
 # ---------------------------------------------------------------- mode aws
 
 

@@ -49,6 +49,7 @@ class Table:
     """A table that is drawn, and a response that its first columns have to do with."""
 
     def __init__(self, seed, n, kinds, levels, family, twin=False):
+        self.drawn = f"Table({seed}, {n}, {kinds}, {levels}, {family!r}, twin={twin})"
         rng = np.random.default_rng(seed)
         self.rng, self.family, self.n = rng, family, n
         columns = {f"{kind}{k}": COLUMNS[kind](rng, n) for k, kind in enumerate(kinds)}
@@ -67,6 +68,9 @@ class Table:
         else:
             self.y = rng.gamma(2, 1.5 + wave) + 1e-6
 
+    def __repr__(self):
+        return self.drawn
+
     def fit(self, X=None, y=None, **rows):
         """Fit it, quietly; a table that is refused is none for these tests."""
         X, y = (self.X, self.y) if X is None else (X, y)
@@ -84,7 +88,7 @@ class Table:
 
 def check_refusal(message):
     """It is a sentence of ours, and not of a library's below."""
-    assert message.startswith(("y is ", "every ", "y must", "family", "the family", "X "))
+    assert message.startswith(("y is ", "y of ", "every ", "y must", "family", "the family", "X "))
     assert len(message) < 400
 
 
@@ -124,8 +128,8 @@ def test_everything_is_finite_and_in_its_interval(table):
         low, high = gam.predict_interval(table.X, kind="prediction").T
         assert (low <= high).all()
     frame = gam.summary_frame()
-    there = frame["ref_df"].notna()
-    assert (frame["edf"][there] > -1e-6).all()
+    there = frame["ref_df"] > 0  # a column of one level has no test
+    assert (frame["edf"].dropna() > -1e-6).all()
     assert frame["p_value"][there].between(0, 1).all()
     eta = gam.intercept_ + gam.contributions(table.X).sum(axis=1)
     assert_allclose(LINKS[CANONICAL[table.family]].inverse(eta), mean, rtol=1e-9, atol=1e-12)
@@ -140,8 +144,9 @@ def test_totals(table, kind):
         "trials": 10.0 ** table.rng.integers(0, 5, table.n),
         "small": table.rng.random(table.n) / table.n,
     }[kind]
-    gam = table.fit(sample_weight=weight)
-    assert weight @ quietly(gam.predict, table.X) == pytest.approx(weight @ table.y, rel=1e-6)
+    gam, there = table.fit(sample_weight=weight), weight > 0
+    found = weight[there] @ gam.predict(table.X[there])
+    assert found == pytest.approx(weight @ table.y, rel=1e-5)
 
 
 @common
@@ -149,7 +154,7 @@ def test_totals(table, kind):
 def test_totals_with_offsets(table):
     offset = table.rng.normal(size=table.n)
     gam = table.fit(offset=offset)
-    assert gam.predict(table.X, offset=offset).sum() == pytest.approx(table.y.sum(), rel=1e-6)
+    assert gam.predict(table.X, offset=offset).sum() == pytest.approx(table.y.sum(), rel=1e-5)
 
 
 @common

@@ -13,6 +13,7 @@ import pytest
 
 import predictor
 from gam_model import AdditiveModel
+from model_server import kserve
 from model_server.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -126,9 +127,20 @@ def test_it_says_that_it_is_ready(endpoint, path, content):
 
 def test_metadata_are_of_the_protocols_types(endpoint, types):
     server = endpoint.request("GET", "/v2").json
-    assert types.MetadataServerResponse(**server).extensions == []
+    assert types.MetadataServerResponse(**server).extensions == ["binary_tensor_data"]
     model = types.MetadataModelResponse(**endpoint.request("GET", "/v2/models/pay").json)
-    assert (model.name, model.inputs, model.outputs) == ("pay", [], [])
+    assert model.name == "pay"
+    told = [(each.name, each.datatype, each.shape) for each in model.inputs]
+    assert told == [("age", "FP64", [-1]), ("debt", "FP64", [-1]), ("city", "BYTES", [-1])]
+    told = [(each.name, each.datatype, each.shape) for each in model.outputs]
+    assert told == [("prediction", "FP64", [-1])]
+
+
+def test_metadata_of_a_program_that_says_nothing_are_empty(serve, base, program, types):
+    with serve(base, program(ECHO), KSERVE_MODEL_NAME="pay") as endpoint:
+        answer = endpoint.request("GET", "/v2/models/pay")
+    model = types.MetadataModelResponse(**answer.json)
+    assert (model.inputs, model.outputs) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -353,7 +365,7 @@ GOOD = tensor("age", "FP64", [1, 2])
         ({"inputs": [GOOD, tensor("x", "FP64", [1])]}, "tensor 'x' has 1 rows, the first one 2"),
         (
             {"inputs": [{**GOOD, "data": None, "parameters": {"binary_data_size": 16}}]},
-            "tensor 'age' is binary, which is not supported",
+            "tensor 'age': binary_data_size is 16, and 0 bytes",
         ),
         ({"inputs": [GOOD | {"parameters": 3}]}, "tensor 'age': parameters must be an object"),
         ({"inputs": [GOOD], "parameters": [1]}, "parameters must be an object"),
@@ -387,15 +399,171 @@ def test_no_depth_of_nesting_breaks_it(endpoint, place):
         assert answer.status in (200, 400) if place == "parameters" else answer.status == 400
 
 
-def test_binary_tensors_are_refused(endpoint):
-    head = json.dumps({"inputs": [GOOD | {"parameters": {"binary_data_size": 16}}]})
-    answer = endpoint.request(
-        "POST", INFER, head.encode() + bytes(16), Inference_Header_Content_Length=str(len(head))
+def in_binary(name, datatype, data: bytes, shape):
+    parameters = {"binary_data_size": len(data)}
+    return {"name": name, "shape": shape, "datatype": datatype, "parameters": parameters}
+
+
+def as_bytes(texts) -> bytes:
+    return b"".join(len(t.encode()).to_bytes(4, "little") + t.encode() for t in texts)
+
+
+def post_binary(endpoint, request, *data: bytes, length=None):
+    head = json.dumps(request).encode()
+    length = str(len(head)) if length is None else length
+    body = b"".join([head, *data])
+    return endpoint.request(
+        "POST",
+        INFER,
+        body,
+        Content_Type="application/octet-stream",
+        Inference_Header_Content_Length=length,
     )
+
+
+def test_tensors_come_and_go_in_binary(endpoint, direct, types):
+    ages, cities = np.array(AGES, "<f4").tobytes(), as_bytes(CITIES)
+    inputs = [
+        in_binary("city", "BYTES", cities, [3]),
+        tensor("debt", "INT64", DEBTS),  # in JSON, between two that are not
+        in_binary("age", "FP32", ages, [3, 1]),
+    ]
+    plain = post_binary(endpoint, {"inputs": inputs}, cities, ages)
+    assert (plain.status, plain.content_type) == (200, "application/json"), plain.body
+    assert plain.json["outputs"][0]["data"] == direct["prediction"]
+    for wish in (
+        {"parameters": {"binary_data_output": True}},
+        {"outputs": [{"name": "prediction", "parameters": {"binary_data": True}}]},
+    ):
+        answer = post_binary(endpoint, {"inputs": inputs, **wish}, cities, ages)
+        assert (answer.status, answer.content_type) == (200, "application/octet-stream")
+        length = int(answer.headers["Inference-Header-Content-Length"])
+        head = json.loads(answer.body[:length])
+        (output,) = head["outputs"]
+        assert output["parameters"] == {"binary_data_size": 24}
+        assert "data" not in output
+        # The types know only of JSON, where the data are in it.
+        response = types.InferenceResponse(**head | {"outputs": [output | {"data": []}]})
+        assert response.model_name == "pay"
+        assert np.frombuffer(answer.body[length:], "<f8").tolist() == direct["prediction"]
+    outputs = [{"name": "prediction", "parameters": {"binary_data": False}}]
+    wish = {"outputs": outputs, "parameters": {"binary_data_output": True}}
+    assert (
+        post(endpoint, INFER, {"inputs": TENSORS, **wish}).json["outputs"] == plain.json["outputs"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("datatype", "code"),
+    [("BOOL", "?"), ("FP16", "<f2"), ("FP32", "<f4"), ("FP64", "<f8"), ("BYTES", "")]
+    + [(f"{u}INT{8 * w}", f"<{u.lower() or 'i'}{w}") for u in ("", "U") for w in (1, 2, 4, 8)],
+)
+def test_every_datatype_has_its_binary_form(datatype, code):
+    values = [True, False] if datatype == "BOOL" else [1, 100]
+    values = ["é", ""] if datatype == "BYTES" else values
+    data = np.array(values, code).tobytes() if code else as_bytes(values)
+    request = {"inputs": [in_binary("a", datatype, data, [2, 1]), tensor("b", "INT8", [0, 0])]}
+    rows = kserve.read_tensors(request, data)["instances"]
+    assert rows == [{"a": value, "b": 0} for value in values]
+
+
+def test_nan_in_binary_is_a_missing_number():
+    data = np.array([1, np.nan]).tobytes()
+    request = {"inputs": [in_binary("a", "FP64", data, [1, 2])]}
+    assert kserve.read_tensors(request, data)["instances"] == [[1.0, None]]
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data", "tail", "length", "message"),
+    [
+        ("FP64", bytes(8), b"", None, "2 values of FP64 are not 8 bytes"),
+        ("FP64", bytes(16), b"a", None, "1 bytes of binary data are left over"),
+        (
+            "FP64",
+            bytes(16),
+            b"",
+            "9999",
+            "Inference-Header-Content-Length is '9999', and the body",
+        ),
+        (
+            "FP64",
+            bytes(16),
+            b"",
+            "-1",
+            "Inference-Header-Content-Length is '-1', and the body has",
+        ),
+        ("BYTES", as_bytes(["a"]), b"", None, "has 1 texts, not 2"),
+        ("BYTES", as_bytes(["a", "b"])[:-1], b"", None, "text 1 is longer than the data"),
+        (
+            "BYTES",
+            as_bytes(["a", "b"])[:-3],
+            b"",
+            None,
+            "the data end within the length of a text",
+        ),
+        ("BYTES", b"\1\0\0\0\xff", b"", None, "text 0 is not UTF-8"),
+    ],
+)
+def test_binary_data_that_do_not_fit_are_refused(endpoint, datatype, data, tail, length, message):
+    request = {"inputs": [in_binary("age", datatype, data, [2])]}
+    answer = post_binary(endpoint, request, data, tail, length=length)
     assert answer.status == 400
-    assert answer.json == {
-        "error": "binary tensor data is not supported; send all tensors as JSON"
-    }
+    assert message in answer.json["error"]
+
+
+def test_binary_data_without_a_length_are_refused(endpoint):
+    request = {"inputs": [in_binary("age", "FP64", bytes(16), [2])]}
+    answer = post(endpoint, INFER, request)
+    assert answer.status == 400
+    assert "binary_data_size is 16, and 0 bytes of binary data are left" in answer.json["error"]
+
+
+def test_v2_explains_on_request(endpoint, direct, types):
+    answer = post(endpoint, INFER, {"inputs": TENSORS, "parameters": {"explain": True}})
+    response = types.InferenceResponse(**answer.json)
+    prediction, explanation = response.outputs
+    assert list(prediction.data) == direct["prediction"]
+    assert (explanation.name, explanation.datatype, explanation.shape) == (
+        "explanation",
+        "BYTES",
+        [3],
+    )
+    for row, text in enumerate(explanation.data):
+        each = json.loads(text)
+        assert each["shap_base"] == direct["shap_base"]
+        assert each["shap_values"] == {k: v[row] for k, v in direct["shap_values"].items()}
+    refused = post(endpoint, INFER, {"inputs": TENSORS, "parameters": {"explain": 1}})
+    assert (refused.status, refused.json) == (400, {"error": "explain must be true or false"})
+
+
+@pytest.mark.parametrize("shape", [[2], [2, 1]])
+def test_a_tensor_of_texts_alone_is_a_text_a_row(serve, training_job, shape):
+    rows = [{"text": "puck ice", "label": "hockey"}, {"text": "moon orbit", "label": "space"}] * 3
+    files = {"train/t.jsonl": "".join(json.dumps(row) + "\n" for row in rows)}
+    job = training_job(files, {}, "newsgroups_logic.py")
+    assert job.run().exit_code == 0, job.log
+    texts = ["the moon", "on ice"]
+    with serve(
+        job.base, SAGEMAKER_PROGRAM="newsgroups_logic.py", KSERVE_MODEL_NAME="pay"
+    ) as endpoint:
+        plain = post(endpoint, INFER, {"inputs": [tensor("input-0", "BYTES", texts, shape)]})
+        data = as_bytes(texts)
+        request = {"inputs": [in_binary("input-0", "BYTES", data, shape)]}
+        binary = post_binary(endpoint, request, data)
+        model = endpoint.request("GET", "/v2/models/pay").json
+        unknown = {"inputs": [tensor("text", "BYTES", ["xyzzy"])]}
+        second = post(endpoint, INFER, unknown).json
+        first = post(endpoint, PREDICT, {"instances": ["xyzzy"]}).json
+    assert [each["name"] for each in second["outputs"]] == ["prediction", "probability"]
+    (warning,) = second["parameters"]["warnings"]
+    assert "no word is known from training" in warning
+    assert first["warnings"] == [warning]
+    assert [(each["name"], each["datatype"]) for each in model["inputs"]] == [("text", "BYTES")]
+    told = [(each["name"], each["datatype"]) for each in model["outputs"]]
+    assert told == [(each["name"], each["datatype"]) for each in plain.json["outputs"]]
+    assert plain.status == 200, plain.body
+    assert plain.json["outputs"][0]["data"] == ["space", "hockey"]
+    assert binary.json == plain.json
 
 
 @pytest.mark.parametrize("path", ["/v1/models/pay:predict", "/v1/models/pay:explain", INFER])

@@ -64,9 +64,9 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         of boosting, or inverse variances do; multiplied by a constant they change nothing.
         "likelihood": they multiply the rows' log-likelihoods, as the number of trials of a
         binomial rate, or the exposure of a rate of counts, does. "auto" takes whole numbers for
-        counts, but those of rates for numbers of trials or exposures; and other numbers for
-        precisions where the family's scale is estimated (gaussian, gamma), for "likelihood" where
-        it is known (binomial, poisson).
+        counts, but those of rates for numbers of trials or exposures. It takes other numbers for
+        precisions where the family's scale is estimated (gaussian, gamma) or y is 0 or 1, as a
+        label has no number of trials; and for "likelihood" with other rates of events.
     warp : {"auto", None}, default="auto"
         With "auto" and alpha="auto", a column whose values are spread very unevenly, as amounts
         are that range over powers of ten, is modelled on a scale of its own, arcsinh((x - center)
@@ -289,7 +289,7 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
     categorical_features : "from_dtype", None or array-like, default="from_dtype"
         Categorical columns.
     weighting : {"auto", "counts", "precision", "likelihood"}, default="auto"
-        What `sample_weight` means.
+        What `sample_weight` means, as in `GAMRegressor`.
     warp : {"auto", None}, default="auto"
         Whether a column whose values are spread very unevenly gets a scale of its own.
     verbose : int, default=0

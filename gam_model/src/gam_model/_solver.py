@@ -65,6 +65,7 @@ def accumulate(rows, family, link, coef):
     gram, moment, means = np.zeros((dense, dense)), np.zeros(len(coef)), np.zeros(len(coef))
     cross, own = np.zeros((len(effects), dense)), np.zeros(len(effects))
     square, deviance, design = 0.0, 0.0, np.empty((CHUNK, dense + 1))
+    ends = link.link(np.array(family.bounds)) if np.isfinite(family.bounds).all() else None
     for columns, values, levels, y, weight, offset in rows:
         eta = offset + full[0] + np.einsum("ij,ij->i", full[columns], values)
         if levels is not None:
@@ -74,6 +75,11 @@ def accumulate(rows, family, link, coef):
         root = np.sqrt(weight / family.variance(mu)) / abs(slope)
         z = root * (eta - offset + slope * (y - mu))
         deviance += float(weight @ family.unit_deviance(y, mu))
+        if ends is not None:  # of a row far on the wrong side it grows on, as its slope says
+            beyond = eta - np.clip(eta, *ends)
+            if beyond.any():
+                pull = weight * (y - mu) / (family.variance(mu) * slope)
+                deviance -= 2 * float(pull @ beyond)
         B = design[: len(y)]
         B.fill(0.0)
         B[:, 0] = root
@@ -174,6 +180,17 @@ def _centre_lines(normal, basis):
     dense, lines = normal.gram.dense, basis.lines
     shared = dense[0, lines]
     return dense[np.ix_(lines, lines)] - np.outer(shared, shared) / dense[0, 0]
+
+
+def _find_step(normal, penalty, coef):
+    """
+    Return the way from coefficients to those that solve the equations.
+
+    It is 0 in directions of which the equations tell too little, and so lowers the penalised
+    deviance; the solution itself is 0 there.
+    """
+    left = normal.moment - normal.gram.dot(coef) - penalty * coef
+    return solve(normal._replace(moment=left), penalty).coef
 
 
 class Fit(NamedTuple):
@@ -343,9 +360,9 @@ def iterate(rows, family, link, smoothing, start, hold=0.0, tol=1e-10, max_iter=
         if not before <= ceiling:
             constant = constant or accumulate(rows, family, link, start.constant)
             coef, normal, before = start.constant, constant, constant.deviance
-        goal = solve(normal, penalty).coef
+        moved = _find_step(normal, penalty, coef)
         for halving in range(_HALVINGS):
-            trial = coef + (goal - coef) / 2**halving
+            trial = coef + moved / 2**halving
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 found = accumulate(rows, family, link, trial)
                 after = found.deviance + penalty @ trial**2
@@ -355,7 +372,7 @@ def iterate(rows, family, link, smoothing, start, hold=0.0, tol=1e-10, max_iter=
                 weights = np.sqrt(weights * old)
                 penalty = basis.penalize(weights)
                 before = normal.deviance + penalty @ coef**2
-                goal = solve(normal, penalty).coef
+                moved = _find_step(normal, penalty, coef)
         else:
             trial, found, after = coef, normal, before
         moved = trial - coef

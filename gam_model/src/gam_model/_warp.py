@@ -46,8 +46,10 @@ class Warp(NamedTuple):
 
     def describe(self, name):
         """Return the formula as text, for a column of this name."""
-        sign, center = "+" if self.center < 0 else "-", abs(self.center)
-        return f"arcsinh(({name} {sign} {center:.4g}) / {self.width:.4g})"
+        if self.center:
+            sign = "+" if self.center < 0 else "-"
+            name = f"({name} {sign} {abs(self.center):.4g})"
+        return f"arcsinh({name} / {self.width:.4g})"
 
 
 def propose_warps(values):

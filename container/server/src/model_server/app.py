@@ -72,7 +72,7 @@ class App:
         self._probes, self._calls = {"/ping"}, {INVOCATIONS}
         self._model = settings.kserve_model
         if self._model:
-            for path, content in kserve.list_facts(self._model).items():
+            for path, content in kserve.list_facts(self._model, program.signature()).items():
                 answer = Answer(200, json.dumps(content).encode())
                 self._routes[path] = ("GET", functools.partial(self._vouch, answer))
                 self._probes.add(path)

@@ -147,8 +147,9 @@ class Desk:
             result = self._program(body, content_type, accept, headers)
         else:
             result = kserve.call(self._program, request.path, body, headers)
-        content, content_type, custom_attributes = result
-        further = {CUSTOM_ATTRIBUTES: custom_attributes} if custom_attributes else None
+        content, content_type, custom_attributes, further = result
+        if custom_attributes:
+            further = {CUSTOM_ATTRIBUTES: custom_attributes, **further}
         return Answer(200, content, content_type, further)
 
     # ------------------------------------------------------------ clients

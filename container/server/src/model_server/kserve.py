@@ -9,6 +9,8 @@ import importlib.metadata
 import itertools
 import json
 import math
+import struct
+from collections.abc import Mapping
 from typing import Any
 
 from model_server.http1 import Answer
@@ -25,25 +27,48 @@ _CELLS: dict[str, set[type]] = {
 }
 
 
+# Datatype -> its letter in the struct module; values are little-endian, row by row.
+_BINARY = {"BOOL": "?", "FP16": "e", "FP32": "f", "FP64": "d"} | {
+    f"{kind}{8 << k}": letter
+    for kind, letters in (("INT", "bhiq"), ("UINT", "BHIQ"))
+    for k, letter in enumerate(letters)
+}
+_LENGTH = "inference-header-content-length"  # bytes of JSON, after which tensors follow in binary
+
+
 class ProtocolError(ValueError):
     """A request that is not as its protocol has it."""
 
     status = 400
 
 
-def list_facts(model: str) -> dict[str, Any]:
-    """Return what a server that can answer says of itself and its model: path -> JSON."""
+def list_facts(model: str, signature: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """Return what a server that can answer says of itself and its model: path -> JSON.
+
+    Parameters
+    ----------
+    model : str
+        Its name.
+    signature : mapping
+        As `Program.signature` returns it.
+    """
+    tensors = {
+        side: [
+            {"name": name, "datatype": datatype, "shape": [-1]}
+            for name, datatype in signature.get(side, {}).items()
+        ]
+        for side in ("inputs", "outputs")
+    }
     v2 = f"/v2/models/{model}"
     version = importlib.metadata.version("model-server")
     return {
         "/": {"status": "alive"},  # KServe's own client asks for it, in v1
         "/v1/models": {"models": [model]},
         f"/v1/models/{model}": {"name": model, "ready": True},
-        "/v2": {"name": "model-server", "version": version, "extensions": []},
+        "/v2": {"name": "model-server", "version": version, "extensions": ["binary_tensor_data"]},
         "/v2/health/live": {"live": True},
         "/v2/health/ready": {"ready": True},
-        # What a model takes its program knows, and no hook of SageMaker's says.
-        v2: {"name": model, "platform": "sagemaker", "inputs": [], "outputs": []},
+        v2: {"name": model, "platform": "sagemaker", **tensors},
         f"{v2}/ready": {"name": model, "ready": True},
     }
 
@@ -76,7 +101,10 @@ def call(program: Program, path: str, body: bytes, headers: dict[str, str]) -> R
     """
     if path.endswith(":predict"):
         result = program(body, JSON, f"{JSON}; explain=false", headers)
-        answer: dict[str, Any] = {"predictions": json.loads(result.body)["prediction"]}
+        columns = json.loads(result.body)
+        answer: dict[str, Any] = {"predictions": columns["prediction"]}
+        if warnings := columns.get("warnings"):
+            answer["warnings"] = warnings
     elif path.endswith(":explain"):
         # A line is a row: in JSON each program lays its columns out as it likes.
         result = program(body, JSON, "application/jsonlines; explain=true", headers)
@@ -84,19 +112,68 @@ def call(program: Program, path: str, body: bytes, headers: dict[str, str]) -> R
         predictions = [explanation.pop("prediction") for explanation in explanations]
         answer = {"predictions": predictions, "explanations": explanations}
     else:
-        if "inference-header-content-length" in headers:
-            raise ProtocolError("binary tensor data is not supported; send all tensors as JSON")
-        try:
-            request = _load(body)
-            content = json.dumps(read_tensors(request)).encode()
-        except RecursionError:
-            raise ProtocolError("the body is nested too deeply") from None
-        result = program(content, JSON, f"{JSON}; explain=false", headers)
-        answer = {"model_name": path.split("/")[3]}
-        if request.get("id") is not None:
-            answer["id"] = request["id"]
-        answer["outputs"] = write_tensors(json.loads(result.body), request.get("outputs"))
+        return _infer(program, path.split("/")[3], body, headers)
     return result._replace(body=json.dumps(answer).encode(), content_type=JSON)
+
+
+def _infer(program: Program, model: str, body: bytes, headers: dict[str, str]) -> Result:
+    head, tail = _split_body(body, headers.pop(_LENGTH, None))
+    try:
+        request = _load(head)
+        rows = read_tensors(request, tail)
+        content = json.dumps(rows).encode()
+    except RecursionError:
+        raise ProtocolError("the body is nested too deeply") from None
+    own = _read_parameters(request, "")
+    if _read_switch(own, "explain"):
+        result = program(content, JSON, "application/jsonlines; explain=true", headers)
+        explanations = list(map(json.loads, result.body.splitlines()))
+        columns = {"prediction": [each.pop("prediction") for each in explanations]}
+        columns["explanation"] = list(map(json.dumps, explanations))
+    else:
+        result = program(content, JSON, f"{JSON}; explain=false", headers)
+        columns = json.loads(result.body)
+    answer: dict[str, Any] = {"model_name": model}
+    if warnings := columns.pop("warnings", None):  # of the answer, not a column
+        answer["parameters"] = {"warnings": warnings}
+    if request.get("id") is not None:
+        answer["id"] = request["id"]
+    wanted = request.get("outputs")
+    answer["outputs"] = write_tensors(columns, wanted)
+    every = _read_switch(own, "binary_data_output")
+    asked = {output["name"]: _read_parameters(output, "outputs: ") for output in wanted or ()}
+    data = [
+        _to_binary(tensor)
+        for tensor in answer["outputs"]
+        if _read_switch(asked.get(tensor["name"], {}), "binary_data", every)
+    ]
+    head = json.dumps(answer).encode()
+    if not data:
+        return result._replace(body=head, content_type=JSON)
+    return result._replace(
+        body=b"".join([head, *data]),
+        content_type="application/octet-stream",
+        headers={_LENGTH: str(len(head))},
+    )
+
+
+def _split_body(body: bytes, length: str | None) -> tuple[bytes, bytes]:
+    """Return the JSON of a request and the binary data after it."""
+    if length is None:
+        return body, b""
+    if not (length.isascii() and length.isdigit() and len(length) < 16) or int(length) > len(body):
+        raise ProtocolError(
+            f"Inference-Header-Content-Length is {length[:40]!r}, and the body has {len(body)} "
+            "bytes"
+        )
+    return body[: int(length)], body[int(length) :]
+
+
+def _read_switch(parameters: dict[str, Any], name: str, default: bool = False) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise ProtocolError(f"{name} must be true or false")
+    return value
 
 
 def _load(body: bytes) -> dict[str, Any]:
@@ -114,27 +191,38 @@ def _load(body: bytes) -> dict[str, Any]:
 # ---------------------------------------------------------------- tensors
 
 
-def read_tensors(request: dict[str, Any]) -> dict[str, Any]:
+def read_tensors(request: dict[str, Any], data: bytes = b"") -> dict[str, Any]:
     """Return the rows that a request of v2 holds, as a program reads them.
 
     Parameters
     ----------
     request : dict
         Its ``inputs`` are either one tensor of shape (n, p), the columns in the model's order, or
-        one of shape (n,) or (n, 1) for each column, by name.
+        one of shape (n,) or (n, 1) for each column, by name. Texts alone, of shape (n,) or
+        (n, 1), are n rows of one text whatever their name is.
+    data : bytes
+        The tensors that say how many bytes of it are theirs, one after the other.
 
     Returns
     -------
     dict
-        ``instances``: n lists, or n records; and the request's ``parameters``.
+        ``instances``: n lists, or n records; and the request's ``parameters`` without those that
+        are the protocol's or the server's own.
     """
     inputs = request.get("inputs")
     if not isinstance(inputs, list) or not inputs:
         raise ProtocolError("inputs must be an array of tensors, at least one")
-    tensors = list(map(_read_tensor, inputs))
+    rest = memoryview(data)
+    tensors = []
+    for tensor in inputs:
+        *read, rest = _read_tensor(tensor, rest)
+        tensors.append(read)
+    if rest:
+        raise ProtocolError(f"{len(rest)} bytes of binary data are left over after all tensors")
     (_, shape, cells), *others = tensors
-    if len(shape) == 2 and not others:
-        p = shape[1]
+    texts = inputs[0]["datatype"] == "BYTES" and shape[1:] in ([], [1])
+    if (len(shape) == 2 or texts) and not others:
+        p = math.prod(shape[1:])
         instances: list = [cells[start : start + p] for start in range(0, len(cells), p)]
     else:
         columns: dict[str, list] = {}
@@ -151,7 +239,12 @@ def read_tensors(request: dict[str, Any]) -> dict[str, Any]:
             columns[name] = cells
         rows = zip(*columns.values(), strict=True)
         instances = [dict(zip(columns, row, strict=True)) for row in rows]
-    return {"instances": instances, "parameters": _read_parameters(request, "")}
+    parameters = _read_parameters(request, "")
+    further = {name: value for name, value in parameters.items() if name not in _OWN}
+    return {"instances": instances, "parameters": further}
+
+
+_OWN = ("explain", "binary_data_output")
 
 
 def _read_parameters(owner: dict[str, Any], where: str) -> dict[str, Any]:
@@ -161,14 +254,13 @@ def _read_parameters(owner: dict[str, Any], where: str) -> dict[str, Any]:
     return parameters
 
 
-def _read_tensor(tensor: Any) -> tuple[str, list[int], list]:
-    """Check a tensor; return its name, its shape and its cells, row by row."""
+def _read_tensor(tensor: Any, rest: memoryview) -> tuple[str, list[int], list, memoryview]:
+    """Check a tensor; return its name, its shape, its cells, row by row, and further data."""
     if not isinstance(tensor, dict) or not isinstance(tensor.get("name"), str):
         raise ProtocolError("every tensor of inputs must be an object with a name")
     name, shape, datatype, cells = map(tensor.get, ("name", "shape", "datatype", "data"))
     where = f"tensor {name!r}"
-    if "binary_data_size" in _read_parameters(tensor, f"{where}: "):
-        raise ProtocolError(f"{where} is binary, which is not supported; send its data as JSON")
+    size = _read_parameters(tensor, f"{where}: ").get("binary_data_size")
     if not isinstance(datatype, str) or datatype not in _CELLS:
         raise ProtocolError(f"{where}: datatype {datatype!r} is none of {', '.join(_CELLS)}")
     if (
@@ -177,6 +269,16 @@ def _read_tensor(tensor: Any) -> tuple[str, list[int], list]:
         or not all(type(length) is int and length > 0 for length in shape)
     ):
         raise ProtocolError(f"{where} has shape {shape!r}; send [n] or [n, p], without zeros")
+    if size is not None:
+        if type(size) is not int or not 0 <= size <= len(rest):
+            raise ProtocolError(
+                f"{where}: binary_data_size is {json.dumps(size)[:40]}, and {len(rest)} bytes of "
+                "binary data are left"
+            )
+        if cells is not None:
+            raise ProtocolError(f"{where} has both data and binary_data_size; send one of them")
+        cells = _from_binary(where, datatype, math.prod(shape), rest[:size])
+        return name, shape, cells, rest[size:]
     if not isinstance(cells, list):
         raise ProtocolError(f"{where} has no array of data")
     if len(shape) == 2 and set(map(type, cells)) == {list}:
@@ -188,7 +290,44 @@ def _read_tensor(tensor: Any) -> tuple[str, list[int], list]:
             f"{where} of shape {shape} has {len(cells)} values, not {math.prod(shape)}"
         )
     _check_cells(where, datatype, cells)
-    return name, shape, cells
+    return name, shape, cells, rest
+
+
+def _from_binary(where: str, datatype: str, n: int, data: memoryview) -> list:
+    """Return n cells; numbers follow each other, texts each follow their length in 4 bytes."""
+    if datatype in _BINARY:
+        width = struct.calcsize(f"<{_BINARY[datatype]}")
+        if len(data) != n * width:
+            raise ProtocolError(f"{where}: {n} values of {datatype} are not {len(data)} bytes")
+        cells = struct.unpack(f"<{n}{_BINARY[datatype]}", data)
+        return [None if cell != cell else cell for cell in cells]  # NaN is a missing number
+    texts = []
+    try:
+        while data:
+            (length,) = struct.unpack_from("<I", data)
+            if length > len(data) - 4:
+                raise ProtocolError(f"{where}: text {len(texts)} is longer than the data")
+            texts.append(str(data[4 : 4 + length], "utf-8"))
+            data = data[4 + length :]
+    except struct.error:
+        raise ProtocolError(f"{where}: the data end within the length of a text") from None
+    except UnicodeDecodeError:
+        raise ProtocolError(f"{where}: text {len(texts)} is not UTF-8") from None
+    if len(texts) != n:
+        raise ProtocolError(f"{where} has {len(texts)} texts, not {n}")
+    return texts
+
+
+def _to_binary(tensor: dict[str, Any]) -> bytes:
+    """Take the data out of a tensor; return them in binary."""
+    cells, datatype = tensor.pop("data"), tensor["datatype"]
+    if datatype in _BINARY:
+        data = struct.pack(f"<{len(cells)}{_BINARY[datatype]}", *cells)
+    else:
+        texts = [cell.encode() for cell in cells]
+        data = b"".join(struct.pack("<I", len(text)) + text for text in texts)
+    tensor["parameters"] = {"binary_data_size": len(data)}
+    return data
 
 
 def _check_cells(where: str, datatype: str, cells: list) -> None:

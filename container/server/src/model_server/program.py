@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +42,7 @@ class Result(NamedTuple):
     body: bytes
     content_type: str
     custom_attributes: str
+    headers: Mapping[str, str] = {}  # further ones
 
 
 # Hook -> number of parameters without the context. Hooks are called by arity, as AWS's own
@@ -53,6 +54,7 @@ _ARITY = {
     "output_fn": 2,
     "transform_fn": 4,
     "execution_parameters_fn": 0,
+    "signature_fn": 1,
 }
 
 
@@ -133,6 +135,17 @@ class Program:
         """Return what batch transform is told, with the program's word over the default."""
         hook = self._hooks.get("execution_parameters_fn")
         return default | hook(Context(self._model_dir, {})) if hook else default
+
+    def signature(self) -> dict[str, dict[str, str]]:
+        """Return what the model takes and answers, as far as the program says so.
+
+        Returns
+        -------
+        dict
+            ``inputs`` and ``outputs``: each name -> KServe's datatype, in order.
+        """
+        hook = self._hooks.get("signature_fn")
+        return hook(self._model, Context(self._model_dir, {})) if hook else {}
 
 
 def _by_arity(hook: Callable[..., Any], arity: int) -> Callable[..., Any]:
