@@ -176,7 +176,7 @@ def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
     return answers.encode(answer, accept, explained=True)
 
 
-def signature_fn(model: Forest | DeepForest | Gam) -> dict[str, dict[str, str]]:
+def signature_fn(model: Forest | Boosted | Gam) -> dict[str, dict[str, str]]:
     """Say what KServe's metadata tell of the model: each column and its datatype."""
     return {
         "inputs": dict.fromkeys(model.features, "FP64"),
