@@ -99,8 +99,7 @@ LAMBDA ?= build/lambda
 LAMBDA_IMAGE ?= credit-explainer-lambda:latest
 LAMBDA_PYTHON ?= python3.12
 UNFIT = $(MODEL) does not start inside Lambda, for the reason above. It must be a model of \
-	credit_logic.py. If shap or joblib is missing, it is a forest too deep for the tables of \
-	explainers: train it with a smaller max_depth or max_leaf_nodes, or serve it by an endpoint
+	credit_logic.py
 ZAPPA = cd $(LAMBDA)/task && VIRTUAL_ENV=$(abspath $(LAMBDA)/venv) ../venv/bin/zappa
 
 lambda-model: ## Put MODEL, the program and what it needs where the next two look for them

@@ -237,20 +237,24 @@ def read_parameters(parameters: Mapping[str, object], n: int, model: Model) -> d
     PayloadError
         If a parameter is unknown, out of its range, or missing.
     """
-    known = {"threshold": 0, "confidence": 0.5} | (
-        {"predictions": None} if model.forest is None else {}
-    )
+    known: dict = {
+        "threshold": ("a number in (0, 1]", lambda x: 0 < x <= 1),
+        "confidence": ("a number in [0.5, 1), or null", lambda x: 0.5 <= x < 1),
+        "min_support": ("a whole number, 1 or more", lambda x: x >= 1 and x % 1 == 0),
+    }
+    if model.forest is None:
+        known["predictions"] = None
     settings: dict = {}
     for name, value in parameters.items():
         if name not in known:
             raise PayloadError(
                 f"unknown parameter {shorten(name)}; this model takes {', '.join(known)}"
             )
-        low = known[name]
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if low is not None and not (number and low <= value < 1 and value > 0):
-            bounds = "(0, 1)" if low == 0 else f"[{low}, 1)"
-            raise PayloadError(f"{name} must be a number in {bounds}, got {shorten(value)}")
+        if known[name] and not (name == "confidence" and value is None):
+            wanted, holds = known[name]
+            if not (number and holds(value)):
+                raise PayloadError(f"{name} must be {wanted}, got {shorten(value)}")
         settings[name] = value
     if model.forest is None:
         settings["predictions"] = _as_predictions(settings.get("predictions"), n, model.explainer)
@@ -334,10 +338,10 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
     """Fit, measure and save forest and explainer."""
     from sklearn.ensemble import RandomForestClassifier
 
-    for name in ("held_out", "threshold"):
-        if not 0 < getattr(arguments, name) < 1:
-            value, name = getattr(arguments, name), name.replace("_", "-")
-            raise JobError(f"{name} must lie between 0 and 1, got {value:g}")
+    if not 0 < arguments.held_out < 1:
+        raise JobError(f"held-out must lie between 0 and 1, got {arguments.held_out:g}")
+    if not 0 < arguments.threshold <= 1:
+        raise JobError(f"threshold must lie in (0, 1], got {arguments.threshold:g}")
     table, y = read(job, "train", arguments.train_file)
     levels = {
         name: sorted(set(column))
@@ -360,6 +364,11 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
         raise JobError(str(error)) from None
 
     predictions = forest.predict(X)
+    if len(set(predictions[~out])) == 1:
+        raise JobError(
+            f"the forest answers {predictions[0]} to every row that it has seen, which no rule "
+            "explains; lower min-samples-leaf, or raise max-depth"
+        )
     explainer = AnchorExplainer(
         FEATURES, {FEATURES.index(name): names for name, names in levels.items()}
     ).fit(X[~out], predictions[~out], held_out=(X[out], predictions[out]))
@@ -403,11 +412,16 @@ def measure_anchors(
     explainer: AnchorExplainer, forest: Any, X: np.ndarray, threshold: float
 ) -> dict[str, float]:
     """Return what the anchors of some rows reach, on the background and on held-out rows."""
+    predictions = forest.predict(X).tolist()
     anchors = [
         explainer.explain(row, prediction, threshold)
-        for row, prediction in zip(X, forest.predict(X).tolist(), strict=True)
+        for row, prediction in zip(X, predictions, strict=True)
     ]
-    both = [anchor for anchor in anchors if anchor.held_out_precision is not None]
+    shares = [
+        explainer.measure(anchor.names, prediction, confidence=None)
+        for anchor, prediction in zip(anchors, predictions, strict=True)
+    ]
+    both = [share for share in shares if share.held_out_precision is not None]
     return {
         "anchors_found": float(np.mean([anchor.found for anchor in anchors])),
         "anchors_coverage": float(np.mean([anchor.coverage for anchor in anchors])),

@@ -94,6 +94,7 @@ def signature_fn(model: AdditiveModel) -> dict[str, dict[str, str]]:
     """Say what KServe's metadata tell of the model: each column and its datatype."""
     texts = {name for name, levels in model.levels.items() if any(map(_is_text, levels))}
     texts |= model.units.keys()  # dates, in ISO 8601
+    texts.update(model.unused)  # text with too many levels, of which nothing is read
     inputs = {name: "BYTES" if name in texts else "FP64" for name in model.features}
     return {"inputs": inputs, "outputs": {"prediction": "FP64"}}
 

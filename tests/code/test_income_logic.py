@@ -178,7 +178,12 @@ def test_training_again_gives_the_same_answers(training_job, uci_job, model):
         ),
         ({"train/adult.data": "FEW"}, {}, "channel 'train' has too few rows of either class: 3"),
         ({"train/adult.data": "UCI"}, {"held-out": "1"}, "held-out must lie between 0 and 1, got"),
-        ({"train/adult.data": "UCI"}, {"threshold": "0"}, "threshold must lie between 0 and 1"),
+        ({"train/adult.data": "UCI"}, {"threshold": "0"}, "threshold must lie in (0, 1], got 0"),
+        (
+            {"train/adult.data": "UCI"},
+            {"min-samples-leaf": "9999"},
+            "to every row that it has seen",
+        ),
         ({"train/adult.data": "UCI"}, {"n-estimators": "0"}, "'n_estimators' parameter of Random"),
         (
             {"train/adult.data": "UCI", "test/adult.test": "ALIEN"},
@@ -208,7 +213,8 @@ def test_a_failure_is_told_in_one_sentence(training_job, files, hyperparameters,
 
 def test_an_anchor_a_row(model):
     people = [PERSON, PERSON | {"Age": 50, "Marital Status": "Married-civ-spouse"}]
-    answer = json.loads(ask(model, {"instances": people, "parameters": {"threshold": 0.9}}))
+    parameters = {"threshold": 0.9, "confidence": None}
+    answer = json.loads(ask(model, {"instances": people, "parameters": parameters}))
     columns = ["prediction", "probability", "anchor", "precision", "coverage", "threshold"]
     assert list(answer) == [*columns, "found"]
     explainer = model.explainer
@@ -286,14 +292,19 @@ def test_a_missing_category_is_ucis_question_mark(model):
 @pytest.mark.parametrize(
     ("change", "parameters", "complaint"),
     [
-        ({}, {"threshold": 0}, r"threshold must be a number in \(0, 1\), got 0"),
-        ({}, {"threshold": 1}, r"threshold must be a number in \(0, 1\), got 1"),
+        ({}, {"threshold": 0}, r"threshold must be a number in \(0, 1\], got 0"),
+        ({}, {"threshold": 1.1}, r"threshold must be a number in \(0, 1\], got 1.1"),
         ({}, {"threshold": -0.5}, "threshold must be a number"),
         ({}, {"threshold": "0.9"}, "threshold must be a number in .*, got '0.9'"),
         ({}, {"threshold": True}, "threshold must be a number in .*, got True"),
         ({}, {"threshold": None}, "threshold must be a number in .*, got None"),
         ({}, {"threshold": float("nan")}, "threshold must be a number in .*, got nan"),
-        ({}, {"confidence": 0.3}, r"confidence must be a number in \[0.5, 1\), got 0.3"),
+        ({}, {"confidence": 0.3}, r"confidence must be a number in \[0.5, 1\), or null, got 0.3"),
+        ({}, {"confidence": 1}, r"confidence must be a number in \[0.5, 1\), or null, got 1"),
+        ({}, {"min_support": 0}, "min_support must be a whole number, 1 or more, got 0"),
+        ({}, {"min_support": 1.5}, "min_support must be a whole number, 1 or more, got 1.5"),
+        ({}, {"min_support": None}, "min_support must be a whole number"),
+        ({}, {"min_support": float("inf")}, "min_support must be a whole number"),
         ({}, {"treshold": 0.9}, "unknown parameter 'treshold'; this model takes threshold, conf"),
         ({}, {"predictions": [">50K"]}, "unknown parameter 'predictions'"),
         ({"Workclass": "Pirate"}, {}, "'Workclass'.* 'Pirate' is an unknown category; the model"),
@@ -311,9 +322,9 @@ def test_what_a_client_gets_wrong_is_named(model, change, parameters, complaint)
 
 
 def test_a_confidence_makes_rules_smaller_or_surer(model):
-    plain = json.loads(ask(model, [PERSON]))
-    request = {"instances": [PERSON], "parameters": {"confidence": 0.95}}
-    sure = json.loads(ask(model, request))
+    request = {"instances": [PERSON], "parameters": {"confidence": None, "min_support": 1}}
+    plain, sure = json.loads(ask(model, request)), json.loads(ask(model, [PERSON]))
+    assert sure == json.loads(ask(model, request | {"parameters": {"confidence": 0.95}}))
     assert sure["coverage"] <= plain["coverage"] or sure["precision"] < plain["precision"]
     under = holds(sure["anchor"][0], model.explainer.background_, model.levels)
     agrees = model.explainer.predictions_[under] == sure["prediction"][0]
@@ -327,7 +338,7 @@ def test_over_the_server(uci_job, serve, model):
         assert answers[0].body == answers[1].body == ask(model, body).encode()
         refused = endpoint.invoke(body.replace("0.9", "1.5"), JSON, EXPLAIN)
     assert refused.status == 400
-    assert refused.json["error"]["message"] == "threshold must be a number in (0, 1), got 1.5"
+    assert refused.json["error"]["message"] == "threshold must be a number in (0, 1], got 1.5"
 
 
 # ---------------------------------------------------------------- model and explainer apart
@@ -466,7 +477,8 @@ def test_adults_forest(adult):
     ("threshold", "found", "coverage"), [(0.9, 0.8, 0.35), (0.95, 0.75, 0.22), (0.99, 0, 0)]
 )
 def test_adults_anchors(adult_model, adult_people, threshold, found, coverage):
-    request = {"instances": adult_people, "parameters": {"threshold": threshold}}
+    parameters = {"threshold": threshold, "confidence": None, "min_support": 1}
+    request = {"instances": adult_people, "parameters": parameters}
     answer = json.loads(ask(adult_model, request))
     assert np.mean(answer["found"]) >= found
     assert np.mean(answer["coverage"]) >= coverage
@@ -479,6 +491,24 @@ def test_adults_anchors(adult_model, adult_people, threshold, found, coverage):
         precision = (predictions[under] == answer["prediction"][i]).mean()
         assert answer["precision"][i] == precision
         assert answer["found"][i] == (precision >= threshold)
+
+
+def test_adults_anchors_hold_on_rows_that_had_no_say_in_them(adult_model, adult_people):
+    """By default, whose rules are those of which there is enough evidence."""
+    table = income_logic.input_fn(json.dumps(adult_people), JSON)
+    X = income_logic.conform(table).matrix(income_logic.FEATURES, adult_model.levels)
+    anchors = [
+        adult_model.explainer.explain(row, prediction)
+        for row, prediction in zip(X, adult_model.forest.predict(X).tolist(), strict=True)
+    ]
+    found = [anchor for anchor in anchors if anchor.found]
+    assert len(found) >= 0.8 * len(anchors)
+    held_out = np.array([anchor.held_out_precision for anchor in found])
+    print(f"{len(found)} rules, {held_out.mean():.3f} on held-out rows")
+    assert held_out.mean() >= 0.95
+    assert (held_out >= 0.95).mean() >= 0.9
+    # Capital gains are cut above zero, too.
+    assert len(adult_model.explainer.cuts_[income_logic.FEATURES.index("Capital Gain")]) > 2
 
 
 def test_an_adult_takes_fifty_milliseconds_at_most(adult_model, adult_people):

@@ -246,20 +246,29 @@ class TestSelectors:
         assert port["port"] == serve["ports"][0]["containerPort"]
 
 
+@pytest.fixture
+def rename(tmp_path):
+    """Render an overlay over another one."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    shutil.copytree(KUBERNETES, tmp_path / "deploy" / "kubernetes")
+
+    def rename(overlay: str, fields: dict, mine: str = "mine") -> list[dict]:
+        folder = tmp_path / "deploy" / "kubernetes" / mine
+        folder.mkdir()
+        content = {"resources": [f"../{overlay}"], **fields}
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(content))
+        return list(yaml.safe_load_all(render(mine, tmp_path / "one.yaml", tmp_path)))
+
+    return rename
+
+
 @pytest.fixture(
     params=[{}, {"namePrefix": "team-", "nameSuffix": "-v2", "namespace": "other"}],
     ids=["as it is", "renamed"],
 )
-def kserve(request, tmp_path_factory):
+def kserve(request, rename):
     """The manifests of kserve/, also as another overlay renames them."""
-    project = tmp_path_factory.mktemp("renamed")
-    shutil.copy(ROOT / "Makefile", project)
-    shutil.copytree(KUBERNETES, project / "deploy" / "kubernetes")
-    overlay = project / "deploy" / "kubernetes" / "mine"
-    overlay.mkdir()
-    content = {"resources": ["../kserve"], **request.param}
-    (overlay / "kustomization.yaml").write_text(yaml.safe_dump(content))
-    manifests = list(yaml.safe_load_all(render("mine", project / "one.yaml", project)))
+    manifests = rename("kserve", request.param)
     for manifest in manifests:
         name = manifest["metadata"]["name"]
         assert name.startswith(request.param.get("namePrefix", ""))
@@ -324,6 +333,37 @@ def test_kserves_pods_talk_to_whom_they_must_and_to_no_other(kserve):
     assert out.keys() == {("UDP", 53), ("TCP", 53), ("TCP", 443), ("TCP", 8080)}
     ((peer,),) = [to for to in out.values() if to]
     assert peer["podSelector"]["matchLabels"].items() <= predictor.items()
+
+
+def test_kserve_finds_a_secret_that_an_overlay_makes(rename):
+    secret = {"name": "model-store", "literals": ["AWS_ENDPOINT_URL=http://minio:9000"]}
+    fields = {"namePrefix": "team-", "namespace": "models", "secretGenerator": [secret]}
+    manifests = rename("kserve", fields)
+    (made,) = find(manifests, "Secret")
+    for pod in pods(manifests):
+        (fetch,) = pod["initContainers"]
+        assert fetch["envFrom"][1]["secretRef"]["name"] == made["metadata"]["name"]
+
+
+@pytest.mark.parametrize("overlay", ["overlays/local", "overlays/production"])
+def test_two_programs_in_one_namespace_keep_apart(rename, overlay):
+    labels, selectors = {}, {}
+    for mine in ("first", "second"):
+        manifests = rename(f"{overlay}", {"namePrefix": f"{mine}-"}, mine)
+        (deployment,) = find(manifests, "Deployment")
+        template = deployment["spec"]["template"]
+        labels[mine] = template["metadata"]["labels"].items()
+        spread = template["spec"].get("topologySpreadConstraints", [])
+        selectors[mine] = [
+            deployment["spec"]["selector"]["matchLabels"],
+            find(manifests, "Service")[0]["spec"]["selector"],
+            find(manifests, "PodDisruptionBudget")[0]["spec"]["selector"]["matchLabels"],
+            find(manifests, "NetworkPolicy")[0]["spec"]["podSelector"]["matchLabels"],
+            *(each["labelSelector"]["matchLabels"] for each in spread),
+        ]
+    for mine, own in selectors.items():
+        for selector in own:
+            assert [name for name, pods in labels.items() if selector.items() <= pods] == [mine]
 
 
 def test_local_reaches_its_store(rendered):

@@ -21,6 +21,7 @@ from explainers import AnchorExplainer, _anchors, _rules
 ROOT = Path(__file__).parents[2]
 FEATURES = ["Age", "Hours per week", "Colour", "Status", "Planet"]
 LEVELS = {2: ["red", "green", "blue = 2"], 3: ["single", "married"], 4: ["Earth"]}
+SHARE = {"confidence": None, "min_support": 1}  # what rules reach, however few rows it is
 GOLDEN = Path(__file__).parent / "goldens" / "anchors-v1.npz"
 
 
@@ -109,7 +110,7 @@ class TestDefinition:
     def test_no_rule_covers_more_at_the_threshold(self, explainer, X, answers, threshold):
         found = 0
         for i in range(25):
-            anchor = explainer.explain(X[i], answers[i], threshold)
+            anchor = explainer.explain(X[i], answers[i], threshold, **SHARE)
             counts = [(m.sum(), (answers[m] == answers[i]).mean()) for m in all_rules(X[i], X)]
             reached = [(n, precision) for n, precision in counts if precision >= threshold]
             if reached:
@@ -127,12 +128,12 @@ class TestDefinition:
         X = [[0, 0], [0, 0], [0, 1], [0, 1], [1, 0]]
         explainer = AnchorExplainer(categorical_names=dict.fromkeys(range(2), "ab"))
         explainer.fit(X, [1, 0, 1, 1, 0])
-        assert explainer.explain([0, 1], 1, 0.75).names == ("x0 = a",)
-        assert explainer.explain([0, 1], 1, 0.7500001).names == ("x1 = b",)
+        assert explainer.explain([0, 1], 1, 0.75, **SHARE).names == ("x0 = a",)
+        assert explainer.explain([0, 1], 1, 0.7500001, **SHARE).names == ("x1 = b",)
 
     def test_text_counts_to_the_figures(self, explainer, X, answers):
         for row, answer in zip(X[:100], answers[:100], strict=True):
-            anchor = explainer.explain(row, answer, 0.9)
+            anchor = explainer.explain(row, answer, 0.9, **SHARE)
             under = holds(anchor.names, X)
             assert holds(anchor.names, row[None]).all()
             assert under.sum() == anchor.support
@@ -141,11 +142,11 @@ class TestDefinition:
     def test_cuts_read_back_as_the_same_number(self):
         X = np.array([[0.1 + 0.2], [1e-9], [1e22], [7.0]])
         explainer = AnchorExplainer(["Ratio"]).fit(X, [1, 0, 0, 0])
-        assert explainer.explain([1e-9], 0, 0.7).names == ()
+        assert explainer.explain([1e-9], 0, 0.7, **SHARE).names == ()
         texts = {
             name
             for x, answer in zip(X, [1, 0, 0, 0], strict=True)
-            for name in explainer.explain(x, answer, 0.99).names
+            for name in explainer.explain(x, answer, 0.99, **SHARE).names
         }
         numbers = {float(cut) for text in texts for cut in re.findall(r"[\d.]+e?-?\d*", text)}
         assert {0.1 + 0.2, 1e-9} <= numbers <= {0.1 + 0.2, 1e-9, 7.0}
@@ -228,10 +229,14 @@ class TestConfidence:
         X = np.array([[0.0]] * 5 + [[1.0]] * 500)
         answers = np.array([1] * 5 + [0, 1] * 250)
         explainer = AnchorExplainer(categorical_names={0: "ab"}).fit(X, answers)
-        assert explainer.explain([0], 1, 0.9).found
-        cautious = explainer.explain([0], 1, 0.9, confidence=0.95)
+        assert explainer.explain([0], 1, 0.9, **SHARE).found
+        cautious = explainer.explain([0], 1, 0.9, min_support=5)  # and confidence=0.95
         assert not cautious.found
         assert cautious.precision == pytest.approx(0.05 ** (1 / 5), abs=1e-8)
+        few = explainer.explain([0], 1, 0.9, confidence=None, min_support=5)
+        assert (few.names, few.found) == (("x0 = a",), True)
+        enough = explainer.explain([0], 1, 0.9, confidence=None)  # rows, by default 10
+        assert (enough.names, enough.found) == ((), False)
 
 
 class TestBeam:
@@ -287,7 +292,7 @@ class TestEdges:
         answers = (X.sum(axis=1) > 7).astype(int)
         levels = {j: ["no", "yes"] for j in range(15)}
         explainer = AnchorExplainer(categorical_names=levels).fit(X, answers)
-        anchor = explainer.explain(X[0], answers[0], 0.9)
+        anchor = explainer.explain(X[0], answers[0], 0.9, **SHARE)
         best = max(
             mask.sum()
             for size in range(6)  # more than five halve the rows below what is found
@@ -302,7 +307,7 @@ class TestEdges:
         answers = (X[:, 0] == 123).astype(int)
         levels = {0: [f"town {i}" for i in range(1000)]}
         explainer = AnchorExplainer(["Town", "Age"], levels).fit(X, answers)
-        anchor = explainer.explain([123, 3], 1)
+        anchor = explainer.explain([123, 3], 1, **SHARE)
         assert anchor.names == ("Town = town 123",)
         assert (anchor.precision, anchor.support) == (1, 20)
         assert explainer.explain([999, 3], 0).names == ()
@@ -327,12 +332,22 @@ class TestEdges:
 
     def test_a_background_of_one_class(self, X):
         explainer = AnchorExplainer(FEATURES, LEVELS).fit(X, np.full(len(X), "no"))
-        known = explainer.explain(X[0], "no")
+        known = explainer.explain(X[0], "no", threshold=1)
         assert (known.names, known.precision, known.coverage) == ((), 1, 1)
         assert known.found
-        other = explainer.explain(X[0], "yes")
-        assert (other.names, other.precision, other.coverage) == ((), 0, 1)
-        assert not other.found
+        assert explainer.explain(X[0], "no").found
+
+    def test_an_answer_that_no_background_row_has(self, explainer, X):
+        message = "prediction '>60K' is the answer to no background row; those are '<=50K', '>50K'"
+        for ask in (
+            lambda: explainer.explain(X[0], ">60K"),
+            lambda: explainer.measure([], ">60K"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                ask()
+        numbers = AnchorExplainer().fit([[1], [2]], [0, 1])
+        with pytest.raises(ValueError, match="prediction 2 is the answer to no background row"):
+            numbers.explain([1], 2)
 
     def test_one_background_row(self):
         anchor = AnchorExplainer().fit([[1.0, 2.0]], [1]).explain([5.0, 6.0], 1)
@@ -342,10 +357,42 @@ class TestEdges:
         anchor = explainer.explain([1e9, -np.inf, 0, 1, 0], ">50K", 0.9)
         assert holds(anchor.names, np.array([[1e9, -np.inf, 0, 1, 0]])).all()
 
-    @pytest.mark.parametrize("threshold", [0, 1, -0.1, 1.1, np.nan])
+    @pytest.mark.parametrize("threshold", [0, -0.1, 1.1, np.nan])
     def test_threshold_out_of_range(self, explainer, X, threshold):
-        with pytest.raises(ValueError, match=f"between 0 and 1, got {threshold}"):
+        with pytest.raises(ValueError, match=rf"threshold must lie in \(0, 1\], got {threshold}"):
             explainer.explain(X[0], ">50K", threshold)
+
+    def test_a_threshold_of_one_is_a_rule_without_exceptions(self, explainer, X, answers):
+        """Which no confidence bound reaches, so that the share of enough rows counts."""
+        found = 0
+        for row, answer in zip(X[:40], answers[:40], strict=True):
+            anchor = explainer.explain(row, answer, threshold=1)
+            if anchor.found:
+                under = holds(anchor.names, X)
+                assert (answers[under] == answer).all()
+                assert anchor.precision == 1
+                assert anchor.support == under.sum() >= 10
+                found += 1
+        assert found > 3
+
+    @pytest.mark.parametrize("max_rules", [2**18, 1], ids=["all", "beam"])
+    def test_no_rule_covers_fewer_rows_than_the_floor(self, X, answers, max_rules):
+        explainer = AnchorExplainer(FEATURES, LEVELS, max_rules=max_rules).fit(X, answers)
+        for floor in (1, 60):
+            anchors = [
+                explainer.explain(row, answer, 0.999, confidence=None, min_support=floor)
+                for row, answer in zip(X[:40], answers[:40], strict=True)
+            ]
+            assert min(anchor.support for anchor in anchors) >= floor
+            if floor == 1:
+                assert min(anchor.support for anchor in anchors) < 60
+        for floor in (0, -1, np.nan):
+            with pytest.raises(ValueError, match=f"min_support must be 1 or more, got {floor}"):
+                explainer.explain(X[0], answers[0], min_support=floor)
+
+    def test_a_floor_above_all_rows_leaves_the_empty_rule(self, explainer, X):
+        anchor = explainer.explain(X[0], "<=50K", min_support=10_000)
+        assert (anchor.names, anchor.support) == ((), len(X))
 
     @pytest.mark.parametrize("confidence", [0.4, 1, np.nan])
     def test_confidence_out_of_range(self, explainer, X, confidence):
@@ -357,6 +404,7 @@ class TestEdges:
         [
             ([30, 40, 3, 0, 0], "'Colour' is 3, which is no position among its 3 categories"),
             ([30, 40, 0.5, 0, 0], "'Colour' is 0.5"),
+            ([30, 40, "red", 0, 0], "'Colour' holds the text 'red'; put the positions of cat"),
             ([30, 40, 0, 0], r"row must have shape \(5,\), got \(4,\)"),
         ],
     )
@@ -377,6 +425,14 @@ class TestEdges:
             ({"feature_names": ["a"]}, [[1.0, 2.0]], [1], "1 feature_names for 2 columns"),
             ({"categorical_names": {2: "ab"}}, [[1.0, 2.0]], [1], "has 2, which is no index"),
             ({"categorical_names": {0: "ab"}}, [[2.0]], [1], "'x0' is 2, which is no position"),
+            ({}, [[1.0, "b"]], [1], "column 1 holds the text 'b'; put the positions of categor"),
+            (
+                {"feature_names": ["n", "job"]},
+                [[1, 2], [1, "smith"]],
+                [1, 2],
+                "'job' holds the te",
+            ),
+            ({}, [[1.0, 2.0], [1.0]], [1, 2], "rows must be of numbers: .*inhomogeneous"),
             ({"quantiles": [0, 50]}, [[2.0]], [1], "between 0 and 100"),
         ],
     )
@@ -390,13 +446,131 @@ class TestEdges:
             AnchorExplainer().fit(X, answers, held_out=share)
 
 
+@pytest.fixture(scope="module")
+def amounts():
+    """Mostly zero; and a count of which most are 0, 1 or 2, but some far more."""
+    rng = np.random.RandomState(0)
+    gain = np.where(rng.uniform(size=4000) < 0.85, 0, rng.lognormal(8, 1, 4000).round())
+    return np.column_stack([gain, (rng.pareto(1, 4000) * 1.5).astype(int)]).astype(float)
+
+
+class TestCuts:
+    """Of features of which many rows have the same value."""
+
+    def test_what_tells_most_is_found_above_the_commonest_value(self, amounts):
+        for j, at in ((0, 3000), (1, 30)):
+            answers = amounts[:, j] > at
+            explainer = AnchorExplainer(["Gain", "Count"]).fit(amounts, answers.astype(int))
+            assert len(explainer.cuts_[j]) > 3
+            value = np.quantile(amounts[answers, j], 0.8)
+            row = np.where(np.arange(2) == j, value, 0)
+            anchor = explainer.explain(row, 1)
+            assert anchor.found
+            assert re.fullmatch(rf"{['Gain', 'Count'][j]} > \d+", " and ".join(anchor.names))
+            assert anchor.support > answers.sum() / 4
+            other = explainer.explain([0, 0], 0)
+            assert other.found
+            assert other.coverage > 0.8
+
+    def test_cuts_are_quantiles_of_rows_and_of_the_distinct_values_of_skewed_features(
+        self, amounts
+    ):
+        explainer = AnchorExplainer().fit(amounts, np.arange(4000) % 2)
+        for j in range(2):
+            values = np.unique(amounts[:, j])
+            expected = {
+                cut
+                for rows in (amounts[:, j], values)
+                for cut in np.percentile(rows, (25, 50, 75), method="inverted_cdf").tolist()
+            }
+            assert explainer.cuts_[j].tolist() == sorted(expected)
+            assert set(explainer.cuts_[j]) <= set(values)
+        ages = np.random.RandomState(0).randint(17, 90, (500, 1))
+        cuts = AnchorExplainer().fit(ages, np.arange(500) % 2).cuts_[0]
+        assert cuts.tolist() == np.percentile(ages, (25, 50, 75), method="inverted_cdf").tolist()
+
+    def test_a_number_of_two_values_has_one_cut(self):
+        for column in ([0] * 90 + [1] * 10, [0] * 10 + [1] * 90):
+            explainer = AnchorExplainer().fit(np.array(column)[:, None], column)
+            assert explainer.cuts_[0].tolist() == [0]
+            assert explainer.explain([column[0]], column[0], threshold=1).found
+
+
+class TestMeasure:
+    """The precision of a rule that the user names."""
+
+    @pytest.mark.parametrize("confidence", [None, 0.95])
+    def test_an_anchors_own_rule_has_its_figures(self, X, answers, confidence):
+        explainer = AnchorExplainer(FEATURES, LEVELS).fit(X, answers, held_out=0.2)
+        for row, answer in zip(X[:40], answers[:40], strict=True):
+            anchor = explainer.explain(row, answer, 0.9, confidence)
+            assert explainer.measure(anchor.names, answer, 0.9, confidence) == anchor
+
+    @pytest.mark.parametrize(
+        ("rule", "under"),
+        [
+            ([], lambda X: X[:, 0] > 0),
+            (["Age < 30"], lambda X: X[:, 0] < 30),
+            (["Age >= 30.5"], lambda X: X[:, 0] >= 30.5),
+            (["30 <= Age < 4e1"], lambda X: (X[:, 0] >= 30) & (X[:, 0] < 40)),
+            (["30 < Age <= 40"], lambda X: (X[:, 0] > 30) & (X[:, 0] <= 40)),
+            (["Age > -1e3", "Colour = blue = 2"], lambda X: X[:, 2] == 2),
+            (["Hours per week is missing"], lambda X: np.isnan(X[:, 1])),
+            (["Hours per week is not missing"], lambda X: ~np.isnan(X[:, 1])),
+            (["Status is not missing"], lambda X: X[:, 0] > 0),
+            (
+                ["Hours per week <= 99", "Status = single"],
+                lambda X: (X[:, 1] <= 99) & (X[:, 3] == 0),
+            ),
+        ],
+    )
+    def test_a_rule_is_read_as_a_person_would(self, explainer, X, answers, rule, under):
+        measured = explainer.measure(rule, ">50K", confidence=None)
+        under = under(X)
+        assert measured.names == tuple(rule)
+        assert measured.support == under.sum() > 0
+        assert measured.precision == (answers[under] == ">50K").mean()
+        assert measured.found == (measured.precision >= 0.95)
+        bound = explainer.measure(rule, ">50K").precision
+        n, k = under.sum(), (answers[under] == ">50K").sum()
+        assert bound == pytest.approx(beta.ppf(0.05, k, n - k + 1), abs=2e-9)
+
+    @pytest.mark.parametrize(
+        ("rule", "complaint"),
+        [
+            (
+                ["Size > 3"],
+                "'Size > 3' says nothing of a known feature; write it as in 'Age <= 37'",
+            ),
+            (["Age"], "'Age' says nothing of"),
+            (["Age = 30"], "'Age = 30' says nothing of"),
+            (["Age > thirty"], "'Age > thirty' says nothing of"),
+            (["30 < Age"], "'30 < Age' says nothing of"),
+            (["30 < Age > 40"], "'30 < Age > 40' says nothing of"),
+            (["Colour > 1"], "'Colour > 1' says nothing of"),
+            (["Colour = pink"], "'Colour' has no category 'pink'; it has red, green, blue = 2"),
+            (["Age > 1000"], "no background row is under the rule Age > 1000"),
+            ("Age > 10", "a rule is a list of predicates, got the text 'Age > 10'"),
+        ],
+    )
+    def test_what_is_no_rule_is_refused(self, explainer, rule, complaint):
+        with pytest.raises(ValueError, match=complaint):
+            explainer.measure(rule, ">50K")
+
+    def test_a_features_name_may_be_part_of_anothers(self):
+        X = np.array([[age, 2 * age] for age in range(50)], dtype=float)
+        explainer = AnchorExplainer(["Age", "Age of car"]).fit(X, np.arange(50) % 2)
+        assert explainer.measure(["Age of car <= 10"], 0).support == 6
+        assert explainer.measure(["Age <= 10"], 0).support == 11
+
+
 class TestHeldOut:
     def test_a_share_is_neither_searched_nor_counted(self, X, answers):
         explainer = AnchorExplainer(FEATURES, LEVELS).fit(X, answers, held_out=0.25)
         assert (len(explainer.background_), len(explainer.held_out_)) == (601, 200)
         together = np.vstack([explainer.background_, explainer.held_out_])
         np.testing.assert_array_equal(np.sort(together, axis=0), np.sort(X, axis=0))
-        anchor = explainer.explain(X[0], answers[0], 0.9)
+        anchor = explainer.explain(X[0], answers[0], 0.9, **SHARE)
         under = holds(anchor.names, explainer.held_out_)
         expected = (explainer.held_out_predictions_[under] == answers[0]).mean()
         assert anchor.held_out_precision == expected
@@ -408,7 +582,7 @@ class TestHeldOut:
         noise = np.random.RandomState(5).randint(0, 2, 800)
         explainer = AnchorExplainer(FEATURES, LEVELS)
         explainer.fit(X, noise[:400], held_out=(fresh, noise[400:]))
-        anchors = [explainer.explain(X[i], noise[i], 0.8) for i in range(50)]
+        anchors = [explainer.explain(X[i], noise[i], 0.8, **SHARE) for i in range(50)]
         pairs = [(a.precision, a.held_out_precision) for a in anchors if a.held_out_precision]
         precision, held_out = np.mean(pairs, axis=0)
         assert precision > 0.65
@@ -429,7 +603,7 @@ class TestFile:
 
     def test_a_file_of_version_1(self):
         """Made by running this file; what it holds must be read, and mean the same, for ever."""
-        anchor = AnchorExplainer.load(GOLDEN).explain([50, 40, 0, 1, 0], ">50K", 0.9)
+        anchor = AnchorExplainer.load(GOLDEN).explain([50, 40, 0, 1, 0], ">50K", 0.9, **SHARE)
         assert anchor.names == ("Age > 33", "Status = married")
         assert (anchor.support, anchor.found) == (258, True)
         assert anchor.held_out_precision == pytest.approx(28 / 29)
@@ -466,9 +640,9 @@ def test_only_a_confidence_needs_more_than_numpy():
         sys.modules["scipy"] = sys.modules["pandas"] = None
         from explainers import AnchorExplainer
         explainer = AnchorExplainer().fit([[1], [2], [3]], [0, 0, 1])
-        print(explainer.explain([3], 1).names)
+        print(explainer.explain([3], 1, confidence=None, min_support=1).names)
         try:
-            explainer.explain([3], 1, confidence=0.9)
+            explainer.explain([3], 1)
         except ImportError as error:
             print(error)
     """
@@ -477,7 +651,7 @@ def test_only_a_confidence_needs_more_than_numpy():
     )
     assert done.stdout.splitlines() == [
         "('x0 > 2',)",
-        "a confidence needs SciPy; pip install 'explainers[confidence]'",
+        "a confidence needs SciPy: install it, or ask for confidence=None",
     ]
 
 
@@ -521,7 +695,7 @@ def test_coverage_is_not_below_that_of_anchor_exp(anchor_exp):
             under &= holds([name], X, FEATURES[:4], levels)
         precision = (answers[under] == answer).mean()
         if 0 < precision < 1:
-            ours = explainer.explain(row, answer, threshold=precision)
+            ours = explainer.explain(row, answer, threshold=precision, **SHARE)
             assert ours.found
             assert ours.coverage >= under.mean()
             compared += 1

@@ -1,6 +1,13 @@
+import os
+import subprocess
+import sys
+import tempfile
 import textwrap
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -20,6 +27,28 @@ def program(tmp_path):
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def installed():
+    """Install a package that tests alone import, into a folder of its own; return the folder."""
+
+    def install(pin, *options):
+        folder = ROOT / "build" / pin
+        if not folder.exists():
+            folder.parent.mkdir(exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+                target = Path(scratch, "target")
+                command = [sys.executable, "-m", "pip", "install", "--target", target, *options]
+                done = subprocess.run([*command, pin], capture_output=True, text=True)
+                if done.returncode:
+                    reason = f"{pin} cannot be installed: {done.stderr.strip().splitlines()[-1]}"
+                    required = os.environ.get("REQUIRE_TOOLS") == "1"
+                    pytest.fail(reason) if required else pytest.skip(reason)
+                target.replace(folder)
+        return folder
+
+    return install
 
 
 # Does what the body says. `hold` never lets go of Python's lock, as bad C code does.

@@ -2,11 +2,7 @@
 
 import importlib.util
 import json
-import os
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +12,6 @@ from gam_model import AdditiveModel
 from model_server import kserve
 from model_server.settings import Settings
 
-ROOT = Path(__file__).parents[2]
 INFER, PREDICT = "/v2/models/pay/infer", "/v1/models/pay:predict"
 NAMES = ["age", "debt", "city"]
 AGES, DEBTS, CITIES = [20.0, 55.5, 77.0], [0, -1, 3], ["Bern", "Basel", "Genf"]
@@ -24,24 +19,12 @@ RECORDS = [dict(zip(NAMES, row, strict=True)) for row in zip(AGES, DEBTS, CITIES
 
 
 @pytest.fixture(scope="module")
-def types():
+def types(installed):
     """mlserver.types: the protocol's types, by those who maintain its specification.
 
     Of the package no more is imported, as the rest asks for a server's dependencies.
     """
-    pin = "mlserver==1.7.1"
-    folder = ROOT / "build" / pin
-    if not folder.exists():
-        folder.parent.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            target = Path(scratch, pin)
-            command = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", target]
-            done = subprocess.run([*command, pin], capture_output=True, text=True)
-            if done.returncode:
-                reason = f"{pin} cannot be installed: {done.stderr.strip().splitlines()[-1]}"
-                required = os.environ.get("REQUIRE_TOOLS") == "1"
-                pytest.fail(reason) if required else pytest.skip(reason)
-            target.replace(folder)
+    folder = installed("mlserver==1.7.1", "--no-deps")
     spec = importlib.util.spec_from_file_location(
         "mlserver_types", folder / "mlserver" / "types" / "__init__.py"
     )

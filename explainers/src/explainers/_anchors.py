@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from explainers._predicates import describe, find_rows
 from explainers._rules import choose, count_all, first_rule, search
 
+_SKEWED = 0.75  # of the distinct values in one interval: the quantiles of rows tell too little
 _FORMAT, _VERSION = "explainers.AnchorExplainer", 1
 
 
@@ -26,7 +28,7 @@ class Anchor:
         rule that holds for every row.
     precision : float
         Share of the background rows under the rule to which the model gives the row's answer;
-        its lower confidence bound where one was asked for.
+        unless ``confidence=None`` was asked for, or a threshold of 1, its lower confidence bound.
     coverage : float
         Share of the background rows under the rule.
     support : int
@@ -41,12 +43,12 @@ class Anchor:
 
     Examples
     --------
-    >>> ages, answers = [[20], [30], [40], [50]], ["no", "no", "yes", "yes"]
-    >>> anchor = AnchorExplainer(["Age"]).fit(ages, answers).explain([45], "yes")
+    >>> ages, answers = [[age] for age in range(20, 60)], ["no"] * 20 + ["yes"] * 20
+    >>> anchor = AnchorExplainer(["Age"]).fit(ages, answers).explain([45], "yes", confidence=None)
     >>> " and ".join(anchor.names)
-    'Age > 30'
+    'Age > 39'
     >>> anchor.precision, anchor.coverage, anchor.support
-    (1.0, 0.5, 2)
+    (1.0, 0.5, 20)
     """
 
     names: tuple[str, ...]
@@ -83,7 +85,9 @@ class AnchorExplainer:
         Column of a categorical feature -> its categories. Rows hold the categories' positions.
     quantiles : sequence of float, default=(25, 50, 75)
         Percentages at which numeric features are cut. The cuts are values of the background
-        (the inverse of its empirical distribution), and so the same on every machine.
+        (the inverse of its empirical distribution), and so the same on every machine. If three
+        quarters of a feature's distinct values are left between two of them, as where most rows
+        are zero, or a long tail holds few rows, its distinct values are cut there, too.
     max_rules : int, default=262144
         Up to so many candidate rules of one row are all counted. Beyond, a beam search looks for
         a good rule, which need not be the best; its counts are as exact.
@@ -109,11 +113,11 @@ class AnchorExplainer:
     may get the predicate "Age is missing", and an interval holds for no missing value. A
     predicate that holds for every background row, as any on a constant feature, or for none, as
     a category that only the request knows, is no candidate. Where the background knows one answer
-    only, the anchor is the empty rule, with precision 1 for that answer and 0 for any other.
+    only, the anchor is the empty rule.
 
     A precision is measured on the rows that chose its rule and flatters it a little, and more so
-    if the model has learned from these rows. Hold rows out to see by how much, or ask for
-    a `confidence`.
+    if the model has learned from these rows. So by default a lower confidence bound takes its
+    place; hold rows out to see what is left.
 
     References
     ----------
@@ -127,12 +131,14 @@ class AnchorExplainer:
     >>> X = np.array([[a, s] for a in range(20, 60) for s in (0, 1)], dtype=float)
     >>> answers = np.where((X[:, 0] > 29) & (X[:, 1] == 1), "yes", "no")
     >>> explainer = AnchorExplainer(["Age", "Status"], {1: ["single", "married"]})
-    >>> explainer.fit(X, answers).explain([25, 0], "no", threshold=0.99)
+    >>> explainer.fit(X, answers).explain([25, 0], "no", threshold=1)
     ... # doctest: +NORMALIZE_WHITESPACE
-    Anchor(names=('Status = single',), precision=1.0, coverage=0.5, support=40, threshold=0.99,
+    Anchor(names=('Status = single',), precision=1.0, coverage=0.5, support=40, threshold=1.0,
            found=True, held_out_precision=None)
-    >>> explainer.explain([52, 1], "yes", threshold=0.99).names
+    >>> explainer.explain([52, 1], "yes", threshold=0.9).names
     ('Age > 29', 'Status = married')
+    >>> explainer.measure(["Age > 25", "Status = married"], "yes", confidence=None).precision
+    0.8823529411764706
     """
 
     def __init__(
@@ -172,9 +178,9 @@ class AnchorExplainer:
         Raises
         ------
         ValueError
-            If the shapes do not fit together, or a cell is no position of a category.
+            If the shapes do not fit together, or a cell is text or no position of a category.
         """
-        background = np.asarray(background, dtype=float)
+        background = _as_numbers(background, self.feature_names)
         if background.ndim != 2 or 0 in background.shape:
             raise ValueError(f"background must be (n_samples, n_features), got {background.shape}")
         names, p = self.feature_names, background.shape[1]
@@ -211,7 +217,7 @@ class AnchorExplainer:
         ]
         return self
 
-    def explain(self, row, prediction, threshold=0.95, confidence=None):
+    def explain(self, row, prediction, threshold=0.95, confidence=0.95, min_support=10):
         """
         Find the anchor of one row.
 
@@ -222,14 +228,18 @@ class AnchorExplainer:
         prediction : label
             The model's answer to the row.
         threshold : float, default=0.95
-            Precision that the rule must reach, in (0, 1).
-        confidence : float, optional
+            Precision that the rule must reach, in (0, 1]. No confidence bound reaches 1; so where
+            it is asked for, the share k / n counts.
+        confidence : float or None, default=0.95
             In [0.5, 1): put the one-sided Clopper-Pearson lower bound at this confidence,
 
                 the (1 - confidence) quantile of Beta(k, n - k + 1)    (0 if k = 0),
 
-            in the place of k / n. It holds for a rule chosen without looking at the counts; the
-            search looks at many. Needs SciPy.
+            in the place of k / n, which counts itself if None. It holds for a rule chosen without
+            looking at the counts; the search looks at many.
+        min_support : int, default=10
+            Number of background rows that a rule must cover: less is no rule, but a few cases.
+            The empty rule is always one.
 
         Returns
         -------
@@ -240,48 +250,101 @@ class AnchorExplainer:
         Raises
         ------
         ValueError
-            If the threshold or the confidence is out of range, or the row has another length or a
-            category that is not known.
+            If a threshold, confidence or min_support is out of range, the row has another length,
+            text or a category that is not known, or no background row has this answer.
 
         References
         ----------
         Clopper and Pearson (1934). The use of confidence or fiducial limits illustrated in the
         case of the binomial. Biometrika 26.
         """
-        if not 0 < threshold < 1:
-            raise ValueError(f"threshold must lie between 0 and 1, got {threshold!r}")
-        if confidence is not None and not 0.5 <= confidence < 1:
-            raise ValueError(f"confidence must lie in [0.5, 1), got {confidence!r}")
-        row = np.asarray(row, dtype=float)
+        score = self._score(threshold, confidence)
+        if not min_support >= 1:
+            raise ValueError(f"min_support must be 1 or more, got {min_support!r}")
+        row = _as_numbers(row, self._names)
         if row.shape != (len(self._names),):
             raise ValueError(f"row must have shape ({len(self._names)},), got {row.shape}")
-        if isinstance(prediction, str) != (self.predictions_.dtype.kind == "U"):
-            raise ValueError(
-                f"prediction {prediction!r} and the background's, such as "
-                f"{self.predictions_.tolist()[0]!r}, are not both text or both numbers"
-            )
+        agrees = self._agree(prediction)
+        floor = min(min_support, len(agrees))
         row_bins = self._to_bins(self._as_rows(row))[:, 0]
         candidates = [self._list_ranges(j, b) for j, b in enumerate(row_bins.tolist())]
-        agrees = self.predictions_ == prediction
-        score = _precision if confidence is None else partial(_lower_bound, confidence=confidence)
         if np.prod([1.0 + len(ranges) for ranges in candidates]) <= self.max_rules:
             n, k, shape = count_all(self._bins, agrees, candidates)
-            ties, value = choose(n, k, score, threshold)
+            ties, value = choose(n, k, score, threshold, floor)
             rules = np.column_stack(np.unravel_index(ties, shape))
         else:
-            n, k, rules = search(self._bins, agrees, candidates, score, threshold, self.beam)
-            ties, value = choose(n, k, score, threshold)
+            n, k, rules = search(
+                self._bins, agrees, candidates, score, threshold, floor, self.beam
+            )
+            ties, value = choose(n, k, score, threshold, floor)
             rules = rules[ties]
         rule = [(j, *candidates[j][i - 1]) for j, i in enumerate(first_rule(rules)) if i]
         support = int(n[ties[0]])
+        held_out = np.ones(len(self.held_out_), dtype=bool)
+        for j, low, high in rule:
+            held_out &= (self._held_out_bins[j] >= low) & (self._held_out_bins[j] <= high)
         return Anchor(
-            names=tuple(self._describe(*predicate) for predicate in rule),
+            names=tuple(
+                describe(self._names[j], self._levels.get(j), self.cuts_[j], low, high)
+                for j, low, high in rule
+            ),
             precision=value,
             coverage=support / len(self.background_),
             support=support,
             threshold=float(threshold),
-            found=value >= threshold,
-            held_out_precision=self._measure_held_out(rule, prediction),
+            found=bool(value >= threshold),
+            held_out_precision=self._measure_held_out(held_out, prediction),
+        )
+
+    def measure(self, rule, prediction, threshold=0.95, confidence=0.95):
+        """
+        Measure a rule of one's own, on the background and on held-out rows.
+
+        Parameters
+        ----------
+        rule : sequence of str
+            Predicates as `Anchor.names` has them, all of which must hold: "Age <= 37",
+            "20 < Age <= 37", "Age > 20", "Job = clerk", "Age is missing", "Age is not missing".
+            Numbers need not be cuts.
+        prediction : label
+            The answer for which the rule is to speak.
+        threshold, confidence : float
+            As for `explain`.
+
+        Returns
+        -------
+        Anchor
+            With the rule as it was given.
+
+        Raises
+        ------
+        ValueError
+            If a predicate or the label is not known, no background row is under the rule, or
+            threshold or confidence are out of range.
+        """
+        score = self._score(threshold, confidence)
+        agrees = self._agree(prediction)
+        if isinstance(rule, str):
+            raise ValueError(f"a rule is a list of predicates, got the text {rule!r}")
+        under, held_out = (
+            np.logical_and.reduce(
+                [np.ones(len(rows), dtype=bool)]
+                + [find_rows(text, rows, self._names, self._levels) for text in rule]
+            )
+            for rows in (self.background_, self.held_out_)
+        )
+        support = int(under.sum())
+        if not support:
+            raise ValueError(f"no background row is under the rule {' and '.join(rule)}")
+        value = float(score(np.array([support]), np.array([(under & agrees).sum()]))[0])
+        return Anchor(
+            names=tuple(rule),
+            precision=value,
+            coverage=support / len(self.background_),
+            support=support,
+            threshold=float(threshold),
+            found=bool(value >= threshold),
+            held_out_precision=self._measure_held_out(held_out, prediction),
         )
 
     def save(self, path):
@@ -356,8 +419,33 @@ class AnchorExplainer:
             held_out=(arrays["held_out"], arrays["held_out_predictions"]),
         )
 
+    def _score(self, threshold, confidence):
+        if not 0 < threshold <= 1:
+            raise ValueError(f"threshold must lie in (0, 1], got {threshold!r}")
+        if confidence is not None and not 0.5 <= confidence < 1:
+            raise ValueError(f"confidence must lie in [0.5, 1), got {confidence!r}")
+        if confidence is None or threshold == 1:
+            return _precision
+        return partial(_lower_bound, confidence=confidence)
+
+    def _agree(self, prediction):
+        """Return which background rows have an answer, of which some must have it."""
+        known = self.predictions_
+        if isinstance(prediction, str) != (known.dtype.kind == "U"):
+            raise ValueError(
+                f"prediction {prediction!r} and the background's, such as "
+                f"{known.tolist()[0]!r}, are not both text or both numbers"
+            )
+        agrees = known == prediction
+        if not agrees.any():
+            labels = ", ".join(map(repr, np.unique(known).tolist()[:20]))
+            raise ValueError(
+                f"prediction {prediction!r} is the answer to no background row; those are {labels}"
+            )
+        return agrees
+
     def _as_rows(self, rows):
-        rows = np.array(rows, dtype=float).reshape(-1, len(self._names))
+        rows = _as_numbers(rows, self._names).reshape(-1, len(self._names))
         for j, levels in self._levels.items():
             column = rows[:, j]
             unknown = ~(np.isnan(column) | np.isin(column, np.arange(len(levels))))
@@ -373,8 +461,11 @@ class AnchorExplainer:
         column = column[~np.isnan(column)]
         if j in self._levels or not len(column):
             return np.empty(0)
-        cuts = np.unique(np.percentile(column, self.quantiles, method="inverted_cdf"))
-        return cuts[cuts < column.max()]  # nothing lies above a cut at the maximum
+        cuts, values = _find_cuts(column, self.quantiles), np.unique(column)
+        values_of_bin = np.bincount(cuts.searchsorted(values))
+        if values_of_bin.max() > _SKEWED * len(values):
+            cuts = np.union1d(cuts, _find_cuts(values, self.quantiles))
+        return cuts
 
     def _to_bins(self, rows):
         """Turn values into the numbers of their categories or intervals; missing is the last."""
@@ -398,25 +489,33 @@ class AnchorExplainer:
         useful = [bounds for bounds in ranges if 0 < rows[bounds] < len(self.background_)]
         return sorted(useful, key=lambda bounds: (-rows[bounds], bounds))
 
-    def _describe(self, j, low, high):
-        name, cuts = self._names[j], self.cuts_[j]
-        if j in self._levels:
-            levels = self._levels[j]
-            return f"{name} = {levels[low]}" if low < len(levels) else f"{name} is missing"
-        if low > len(cuts):
-            return f"{name} is missing"
-        text = name if low == 0 else f"{_format(cuts[low - 1])} < {name}"
-        if high < len(cuts):
-            return f"{text} <= {_format(cuts[high])}"
-        return f"{name} > {_format(cuts[low - 1])}" if low else f"{name} is not missing"
-
-    def _measure_held_out(self, rule, prediction):
-        under = np.ones(len(self.held_out_), dtype=bool)
-        for j, low, high in rule:
-            under &= (self._held_out_bins[j] >= low) & (self._held_out_bins[j] <= high)
+    def _measure_held_out(self, under, prediction):
         if not under.any():
             return None
         return float((self.held_out_predictions_[under] == prediction).mean())
+
+
+def _as_numbers(rows, names):
+    """Return rows as float64; a cell of text is named."""
+    try:
+        return np.array(rows, dtype=float)
+    except (TypeError, ValueError) as error:
+        cells = np.array(rows, dtype=object)
+        for position, cell in np.ndenumerate(cells):
+            if not isinstance(cell, str):
+                continue
+            j = position[-1]
+            name = f"column {j}" if names is None or j >= len(names) else repr(names[j])
+            raise ValueError(
+                f"{name} holds the text {cell!r}; put the positions of categories in the rows, "
+                "and their names into categorical_names"
+            ) from None
+        raise ValueError(f"rows must be of numbers: {error}") from None
+
+
+def _find_cuts(values, quantiles):
+    cuts = np.unique(np.percentile(values, quantiles, method="inverted_cdf"))
+    return cuts[cuts < values.max()]  # nothing lies above a cut at the maximum
 
 
 def _as_labels(predictions, n):
@@ -428,11 +527,6 @@ def _as_labels(predictions, n):
     return labels
 
 
-def _format(value):
-    """Write a cut so that it reads back as the same number."""
-    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(float(value))
-
-
 def _precision(n, k):
     return k / n
 
@@ -442,7 +536,7 @@ def _lower_bound(n, k, confidence):
         from scipy.special import betaincinv
     except ImportError:
         raise ImportError(
-            "a confidence needs SciPy; pip install 'explainers[confidence]'"
+            "a confidence needs SciPy: install it, or ask for confidence=None"
         ) from None
     bound = np.where(k > 0, betaincinv(np.maximum(k, 1), n - k + 1, 1 - confidence), 0.0)
     return np.floor(bound * 1e9) / 1e9  # down, and past the digits in which machines may differ

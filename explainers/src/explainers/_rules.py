@@ -6,6 +6,9 @@ is written as one number per feature: 0 for no range, i for the feature's i-th c
 
 import numpy as np
 
+# Cells of an axis that is summed at once: several small ones cost BLAS more than one of this size.
+_AXIS = 32
+
 
 def count_all(bins, agrees, candidates):
     """
@@ -39,18 +42,23 @@ def count_all(bins, agrees, candidates):
             every_bin = np.arange(codes.max() + 1)
             inside = (every_bin >= low) & (every_bin <= high)
             inside, cell_of_bin = np.unique(inside, axis=1, return_inverse=True)
-            sums.append(np.vstack([np.ones(inside.shape[1]), inside]))
+            matrix = np.vstack([np.ones(inside.shape[1]), inside])
+            if sums and sums[-1].shape[1] * matrix.shape[1] <= _AXIS:
+                sums[-1] = np.kron(sums[-1], matrix)  # of two small axes, one
+            else:
+                sums.append(matrix)
             cell *= inside.shape[1]
             cell += cell_of_bin.ravel()[codes]
     table = np.bincount(cell, minlength=2 * int(np.prod([m.shape[1] for m in sums])))
-    table = table.astype(float)  # for BLAS; counts are exact in it
+    # For BLAS; counts are exact in it.
+    table = table.astype(np.float32 if len(agrees) < 2**24 else np.float64)
     for inside in reversed(sums):  # the last axis is summed, and goes to the front
-        table = (table.reshape(-1, inside.shape[1]) @ inside.T).T.ravel()
+        table = (table.reshape(-1, inside.shape[1]) @ inside.T.astype(table.dtype)).T.ravel()
     others, k = table.reshape(-1, 2).T.astype(np.int64)
     return others + k, k, tuple(1 + len(ranges) for ranges in candidates)
 
 
-def search(bins, agrees, candidates, score, threshold, beam):
+def search(bins, agrees, candidates, score, threshold, floor, beam):
     """
     Count the rows under the rules that a beam search comes across.
 
@@ -67,6 +75,8 @@ def search(bins, agrees, candidates, score, threshold, beam):
         From n and k to the rules' scores, none above k / n.
     threshold : float
         Score to reach.
+    floor : int
+        Rows that a rule must cover.
     beam : int
         Rules to keep from one length to the next.
 
@@ -92,7 +102,7 @@ def search(bins, agrees, candidates, score, threshold, beam):
     n, k = np.array([len(agrees)]), np.array([agrees.sum()])
     seen = [(n, k, rules)]
     while len(rules):
-        parent, added, n, k = _extend(masks, agreeing, covered, n, rules[:, feature] > 0)
+        parent, added, n, k = _extend(masks, agreeing, covered, n, rules[:, feature] > 0, floor)
         rules = rules[parent]
         rules[np.arange(len(rules)), feature[added]] = choice[added]
         rules, first = np.unique(rules, axis=0, return_index=True)  # the same by another way
@@ -110,13 +120,14 @@ def search(bins, agrees, candidates, score, threshold, beam):
     return tuple(map(np.concatenate, zip(*seen, strict=True)))
 
 
-def _extend(masks, agreeing, covered, n, taken):
-    """Count the rules of one range more that cover fewer rows, but some that agree."""
+def _extend(masks, agreeing, covered, n, taken, floor):
+    """Count the rules of one range more that cover fewer rows, but enough, and some that agree."""
     parts = []
     for parent, bits in enumerate(covered):
         extended = masks & bits
         n_new, k_new = _count(extended), _count(extended & agreeing)
-        added = np.flatnonzero(~taken[parent] & (n_new < n[parent]) & (k_new > 0))
+        useful = (n_new >= floor) & (n_new < n[parent]) & (k_new > 0)
+        added = np.flatnonzero(~taken[parent] & useful)
         parts.append((np.full(len(added), parent), added, n_new[added], k_new[added]))
     return map(np.concatenate, zip(*parts, strict=True))
 
@@ -140,7 +151,7 @@ if not hasattr(np, "bitwise_count"):  # NumPy 1
     _count = _count_by_table
 
 
-def choose(n, k, score, threshold):
+def choose(n, k, score, threshold, floor):
     """
     Choose the rule that covers most rows among those that reach a score, or else the best one.
 
@@ -151,8 +162,9 @@ def choose(n, k, score, threshold):
     ----------
     n, k : ndarray of shape (n_rules,), int64
         Rows under each rule, and those of them that agree.
-    score, threshold
-        As for `search`; the score grows with k / n, and with n where k / n is the same.
+    score, threshold, floor
+        As for `search`. Some rule covers enough rows. The score grows with k / n, and with n
+        where k / n is the same.
 
     Returns
     -------
@@ -161,9 +173,11 @@ def choose(n, k, score, threshold):
     score : float
         Their score.
     """
-    base = int(n.max()) + 1
-    pairs = np.unique(n[n > 0] * base + k[n > 0])[::-1]  # most rows first, then most agreeing
-    n_pair, k_pair = np.divmod(pairs, base)
+    best = np.full(int(n.max()) + 1, -1)
+    np.maximum.at(best, n, k)
+    n_pair = np.flatnonzero(best >= 0)[::-1]  # most rows first
+    n_pair = n_pair[n_pair >= floor]
+    k_pair = best[n_pair]
     precision = k_pair / n_pair
     record = np.maximum.accumulate(precision)
     front = np.flatnonzero(precision > np.append(-1.0, record[:-1]))

@@ -140,7 +140,7 @@ def _infer(program: Program, model: str, body: bytes, headers: dict[str, str]) -
         answer["id"] = request["id"]
     wanted = request.get("outputs")
     answer["outputs"] = write_tensors(columns, wanted)
-    every = _read_switch(own, "binary_data_output")
+    every = _read_switch(own, "binary_data_output", _read_switch(own, "raw_output"))
     asked = {output["name"]: _read_parameters(output, "outputs: ") for output in wanted or ()}
     data = [
         _to_binary(tensor)
@@ -207,7 +207,7 @@ def read_tensors(request: dict[str, Any], data: bytes = b"") -> dict[str, Any]:
     -------
     dict
         ``instances``: n lists, or n records; and the request's ``parameters`` without those that
-        are the protocol's or the server's own.
+        are the protocol's, its clients' or the server's own.
     """
     inputs = request.get("inputs")
     if not isinstance(inputs, list) or not inputs:
@@ -244,7 +244,15 @@ def read_tensors(request: dict[str, Any], data: bytes = b"") -> dict[str, Any]:
     return {"instances": instances, "parameters": further}
 
 
-_OWN = ("explain", "binary_data_output")
+_OWN = {"binary_data_output", "explain", "raw_output"} | {
+    # What clients of Triton and MLServer add on their own, and no program asked for.
+    "content_type",
+    "priority",
+    "sequence_end",
+    "sequence_id",
+    "sequence_start",
+    "timeout",
+}
 
 
 def _read_parameters(owner: dict[str, Any], where: str) -> dict[str, Any]:
