@@ -279,6 +279,36 @@ def test_binary_and_json_tensors_may_be_mixed(gam):
     assert read(answer) == read(gam.infer({"inputs": gam.tensors()}))
 
 
+def test_an_output_that_is_named_twice_comes_twice(news):
+    wanted = {"name": "probability", "parameters": {"binary_data": True}}
+    answer = news.infer({"inputs": news.tensors(), "outputs": [wanted, wanted]})
+    assert answer.status == 200, answer.body
+    length = int(answer.headers[HEADER])
+    assert [each["name"] for each in json.loads(answer.body[:length])["outputs"]] == [
+        "probability",
+        "probability",
+    ]
+    cells = struct.unpack("<6d", answer.body[length:])
+    assert cells[:3] == cells[3:]
+
+
+def test_an_integer_beyond_64_bits_is_a_float(serve, base, program):
+    text = """
+import json
+def model_fn(model_dir): return None
+def transform_fn(model, body, content_type, accept):
+    return json.dumps({"prediction": [2**63], "least": [-2**63]}), accept.partition(";")[0]
+"""
+    tensor = {"name": "x", "shape": [1, 1], "datatype": "FP64", "data": [1]}
+    with serve(base, program(text), KSERVE_MODEL_NAME="m") as endpoint:
+        served = Served(endpoint, None, {}, base)
+        plain = served.infer({"inputs": [tensor]})
+        binary = served.infer({"inputs": [tensor], "parameters": {"binary_data_output": True}})
+    datatypes = {each["name"]: each["datatype"] for each in plain.json["outputs"]}
+    assert datatypes == {"prediction": "FP64", "least": "INT64"}
+    assert struct.unpack("<dq", binary.body[-16:]) == (2.0**63, -(2**63))
+
+
 # ---------------------------------------------------------------- texts
 
 
