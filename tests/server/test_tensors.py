@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 HEADER = "Inference-Header-Content-Length"
-LETTERS = {"FP64": "d", "FP32": "f", "FP16": "e", "INT64": "q", "UINT8": "B", "BOOL": "?"}
 
 
 def write_csv(rows) -> str:
@@ -82,6 +81,7 @@ LABELS = {"prediction": "BYTES", "probability": "FP64"}
 KINDS = {
     "gam": Kind("model_logic.py", make_pay, {"df": "6"}),
     "credit": Kind("credit_logic.py", make_credit, {}, "train_data"),
+    "credit boosted": Kind("credit_logic.py", make_credit, {"model": "boosted"}, "train_data"),
     "credit gam": Kind("credit_logic.py", make_credit, {"model": "gam", "df": "6"}, "train_data"),
     "income": Kind(
         "income_logic.py",
@@ -115,18 +115,17 @@ class Served(NamedTuple):
     columns: dict
     base: Path
 
-    def infer(self, content, data=b"", json_length=None):
-        head = content if isinstance(content, bytes) else json.dumps(content).encode()
-        length = len(head) if json_length is None else json_length
-        further = {HEADER.replace("-", "_"): str(length)} if data or json_length else {}
+    def infer(self, content, data=b""):
+        head = json.dumps(content).encode()
+        further = {HEADER.replace("-", "_"): str(len(head))} if data else {}
         return self.endpoint.request("POST", "/v2/models/m/infer", head + data, **further)
 
-    def invoke(self, **parameters):
+    def ask(self, verb):
+        """Ask in v1."""
         names, columns = list(self.columns), self.columns.values()
         rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-        body = json.dumps({"instances": rows, "parameters": parameters})
-        path = f"/v1/models/m:{'explain' if parameters.get('explain') else 'predict'}"
-        return self.endpoint.request("POST", path, body).json
+        body = json.dumps({"instances": rows})
+        return self.endpoint.request("POST", f"/v1/models/m:{verb}", body).json
 
     def tensors(self):
         """The rows as the metadata of the model have them."""
@@ -194,7 +193,8 @@ def pack(datatype, cells):
     """Return cells as the extension has them."""
     if datatype == "BYTES":
         return b"".join(struct.pack("<I", len(b)) + b for b in map(str.encode, cells))
-    return struct.pack(f"<{len(cells)}{LETTERS[datatype]}", *cells)
+    assert datatype == "FP64"  # the others are in test_kserve.py
+    return struct.pack(f"<{len(cells)}d", *cells)
 
 
 def as_binary(tensor):
@@ -223,9 +223,8 @@ def read(answer):
                 cells.append(data[4 : 4 + n].decode())
                 data = data[4 + n :]
         else:
-            cells = list(
-                struct.unpack(f"<{output['shape'][0]}{LETTERS[output['datatype']]}", data)
-            )
+            assert output["datatype"] == "FP64"
+            cells = list(struct.unpack(f"<{output['shape'][0]}d", data))
         columns[output["name"]] = cells
     assert rest == b""
     return columns
@@ -249,7 +248,7 @@ def test_what_the_metadata_say_is_what_is_taken_and_answered(served):
     described = {each["name"]: each["datatype"] for each in answer.json["outputs"]}
     assert described == outputs
     assert {tuple(each["shape"]) for each in answer.json["outputs"]} == {(3,)}
-    assert read(answer)["prediction"] == served.invoke()["predictions"]
+    assert read(answer)["prediction"] == served.ask("predict")["predictions"]
 
 
 # ---------------------------------------------------------------- binary data
@@ -280,6 +279,36 @@ def test_binary_and_json_tensors_may_be_mixed(gam):
     assert read(answer) == read(gam.infer({"inputs": gam.tensors()}))
 
 
+def test_an_output_that_is_named_twice_comes_twice(news):
+    wanted = {"name": "probability", "parameters": {"binary_data": True}}
+    answer = news.infer({"inputs": news.tensors(), "outputs": [wanted, wanted]})
+    assert answer.status == 200, answer.body
+    length = int(answer.headers[HEADER])
+    assert [each["name"] for each in json.loads(answer.body[:length])["outputs"]] == [
+        "probability",
+        "probability",
+    ]
+    cells = struct.unpack("<6d", answer.body[length:])
+    assert cells[:3] == cells[3:]
+
+
+def test_an_integer_beyond_64_bits_is_a_float(serve, base, program):
+    text = """
+import json
+def model_fn(model_dir): return None
+def transform_fn(model, body, content_type, accept):
+    return json.dumps({"prediction": [2**63], "least": [-2**63]}), accept.partition(";")[0]
+"""
+    tensor = {"name": "x", "shape": [1, 1], "datatype": "FP64", "data": [1]}
+    with serve(base, program(text), KSERVE_MODEL_NAME="m") as endpoint:
+        served = Served(endpoint, None, {}, base)
+        plain = served.infer({"inputs": [tensor]})
+        binary = served.infer({"inputs": [tensor], "parameters": {"binary_data_output": True}})
+    datatypes = {each["name"]: each["datatype"] for each in plain.json["outputs"]}
+    assert datatypes == {"prediction": "FP64", "least": "INT64"}
+    assert struct.unpack("<dq", binary.body[-16:]) == (2.0**63, -(2**63))
+
+
 # ---------------------------------------------------------------- texts
 
 
@@ -296,7 +325,7 @@ def test_a_tensor_of_texts_alone_is_n_texts(news, name, shape, form):
         tensor, data = as_binary(tensor)
     answer = news.infer({"inputs": [tensor]}, data)
     assert answer.status == 200, answer.body
-    assert read(answer)["prediction"] == news.invoke()["predictions"]
+    assert read(answer)["prediction"] == news.ask("predict")["predictions"]
 
 
 def test_texts_are_never_read_as_one_row(gam):
@@ -316,16 +345,7 @@ def test_texts_are_never_read_as_one_row(gam):
 
 
 def test_v2_explains_as_v1_does(served):
-    expected = served.invoke(explain=True)
-    if served.kind.program == "income_logic.py":  # which knows its parameters
-        del expected
-        names = list(served.columns)
-        rows = [
-            dict(zip(names, row, strict=True))
-            for row in zip(*served.columns.values(), strict=True)
-        ]
-        body = json.dumps({"instances": rows})
-        expected = served.endpoint.request("POST", "/v1/models/m:explain", body).json
+    expected = served.ask("explain")
     answer = served.infer({"inputs": served.tensors(), "parameters": {"explain": True}})
     assert answer.status == 200, answer.body
     columns = read(answer)

@@ -370,7 +370,7 @@ def write_tensors(answer: dict[str, Any], wanted: Any = None) -> list[dict[str, 
     if not wanted:
         return list(tensors.values())
     try:
-        return [tensors[output["name"]] for output in wanted]
+        return [dict(tensors[output["name"]]) for output in wanted]  # a name may come twice
     except (KeyError, TypeError):
         raise ProtocolError(
             f"outputs must name some of {', '.join(tensors)}, as in "
@@ -382,5 +382,7 @@ def _find_datatype(column: list) -> str:
     types = set(map(type, column))
     for datatype in ("BOOL", "INT64", "FP64", "BYTES"):
         if types <= _CELLS[datatype] - {type(None)}:
+            if datatype == "INT64" and not -(2**63) <= min(column) <= max(column) < 2**63:
+                continue
             return datatype
     return ""
