@@ -163,6 +163,7 @@ class ContainerServer(Server):
             )
         self._relays.append(relay)
         if not ours.recv(1):
+            ours.close()
             raise ConnectionError("the server does not accept connections")
         return ours
 
