@@ -26,7 +26,7 @@ from gam_model._findings import warn_of_fit
 from gam_model._glmgam import fit_glmgam
 from gam_model._inference import Posterior, check_levels, check_term, summarize
 from gam_model._progress import Progress, report
-from gam_model._rows import SAMPLE, WEIGHTINGS, Block, Rows, scan
+from gam_model._rows import SAMPLE, WEIGHTINGS, Block, Rows, check_reach, scan
 from gam_model._smoothing import Smoothing, estimate_scale, find_shortage
 from gam_model._solver import Start, fit_linear, iterate
 from gam_model._terms import AdditiveModel, LevelTerm, SmoothTerm
@@ -36,6 +36,9 @@ CRITERIA = ("reml", "gcv")
 SOLVERS = ("stream", "statsmodels")
 WARPS = ("auto", None)
 _FEW = 10_000  # rows on which P-IRLS looks for its start, where there are many more
+# With alpha="auto", columns get fewer splines where all together have more than so many a row, and
+# than so many anyway: the rows cannot tell them apart, and time grows with their cube.
+_FUNCTIONS, _ANYWAY = 2, 600
 _RANKED = 100_000  # rows over which contributions are averaged for the importances
 
 
@@ -205,7 +208,14 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
         check_mean(family, link, totals.mean)
         warped = self.warp is not None and isinstance(self.alpha, str)
         levels = self._features.levels
-        basis = build_basis(totals, levels, int(self.df), self.degree, warped, family, link)
+        for j, name in enumerate(self._names()):
+            if j not in levels:
+                check_reach(f"column {name!r}", totals.low[j], totals.high[j])
+        df = int(self.df)
+        if isinstance(self.alpha, str):
+            n_coef = max(_FUNCTIONS * totals.n_lines, _ANYWAY)
+            df = min(df, max(self.degree + 1, n_coef // max(1, self.n_features_in_ - len(levels))))
+        basis = build_basis(totals, levels, df, self.degree, warped, family, link)
         alpha = self._check_alpha(self.n_features_in_)
         if alpha is not None:
             alpha = np.array([alpha[term.feature] for term in basis.terms])

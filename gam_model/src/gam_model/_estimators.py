@@ -29,7 +29,9 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
     ----------
     df : int, default=15
         Number of B-splines of each term at most, at least degree + 1. A column with ties, or with
-        fewer distinct values than `df`, gets fewer; a constant column gets no term.
+        fewer distinct values than `df`, gets fewer; a constant column gets no term. With
+        alpha="auto", all get fewer where there would be more than 600 in all and more than two
+        for each row.
     alpha : float, array-like of shape (n_features,) or "auto", default="auto"
         Weight of the roughness penalty. "auto" chooses one for each term by `criterion`, whatever
         the units of X and y. A positive number has the meaning that it has in statsmodels: it

@@ -6,6 +6,7 @@ import numpy as np
 
 CHUNK = 4096  # rows: a chunk's design fits into the cache of a core
 SAMPLE = 200_000  # rows of a stream on which knots are placed
+_REACH = 1e40  # of numbers; penalties go with their cubes, and are squared
 _CACHED = 2**23  # values of the basis that are kept for the next pass: 128 MB with their columns
 
 
@@ -45,6 +46,19 @@ class Totals(NamedTuple):
     null_deviance: float
     log_base: float
     sample: Block
+
+
+def check_reach(name, low, high):
+    """Refuse numbers that are too large or too small for a fit."""
+    if not np.isfinite(low):  # all are missing
+        return
+    size, spread = max(abs(low), abs(high)), high - low
+    if size > _REACH or 0 < spread < 1 / _REACH:
+        raise ValueError(
+            f"{name} has values from {low:g} to {high:g}, of which a fit would lose all digits: "
+            f"numbers may reach {_REACH:g}, and must differ by {1 / _REACH:g}; multiply them by a "
+            "power of ten"
+        )
 
 
 WEIGHTINGS = ("auto", "counts", "precision", "likelihood")
@@ -97,7 +111,8 @@ def scan(blocks, family, limit=None, weighting="auto"):
         whole_y = whole_y and bool((y == np.floor(y)).all())
         log_weight += float(np.log(weight).sum())
         total += float(weight @ (y - centre))
-        with np.errstate(invalid="ignore", divide="ignore"):  # of a y that is refused below
+        # Of a y that is refused below.
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             generated += float(weight @ family.generator(y - centre))
             log_base += float(weight @ family.log_base(y))
         if sample is not None:
@@ -115,6 +130,7 @@ def scan(blocks, family, limit=None, weighting="auto"):
             f"y of family={family.name!r} must be {family.domain}, "
             f"got values from {y_low:g} to {y_high:g}"
         )
+    check_reach("y", y_low, y_high)
     mean = total / all_weight
     if family.name == "binomial" and mean in (0, 1):
         raise ValueError(

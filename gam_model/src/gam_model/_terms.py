@@ -199,7 +199,7 @@ class SmoothTerm:
             row = int(outside.argmax())
             raise ValueError(
                 f"{self.name} = {self.show(x[row])} in row {row} lies outside the training range "
-                f"[{self.show(low)}, {self.show(high)}]; mend the value, or fit with "
+                f"[{self.show(low)}, {self.show(high)}]; correct the value, or fit with "
                 'extrapolate="linear"'
             )
 
