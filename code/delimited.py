@@ -138,7 +138,7 @@ def _read_first_block(
 ) -> Table:
     if not header:
         block = [line, *lines.take(rows and rows - 1)]
-        if len(block) == 1 and not text and "_" not in line:  # a single row has no time
+        if len(block) == 1 and not text and not set(line) & {"_", '"'}:  # a row has no time
             with contextlib.suppress(ValueError):
                 return Table(np.array([list(map(float, cells))]), **more)
         return _read_rows(block, lines, len(cells), text, None, **more)
@@ -155,6 +155,8 @@ def _read_first_block(
             return Table(values, tuple(cells), **more)
     # Together, as a name may be quoted and span lines.
     read, numbers = _read_records([line, *body], lines)
+    if not read[1:]:
+        raise PayloadError(f"there are no rows below the header {shorten(','.join(read[0]))}")
     names = tuple(cell.strip() for cell in read[0])
     columns = _read_columns(read[1:], text, lines.delimiter)
     return Table.of_columns(columns, names, lines=numbers[1:], **more)
@@ -178,10 +180,15 @@ def _read_rows(
 
 
 def _read_numbers(lines: list[str], delimiter: str) -> np.ndarray | None:
+    if sum(line.count('"') for line in lines) % 2:  # NumPy would close a quote itself
+        return None
     try:
         return np.loadtxt(lines, delimiter=delimiter, comments=None, quotechar='"', ndmin=2)
     except ValueError:  # text, an empty cell, or something wrong that deserves its place named
         return None
+
+
+_END = "\ufdd0"  # in no text: it shows where the csv module closes a quote itself
 
 
 def _read_records(
@@ -190,7 +197,7 @@ def _read_records(
     rows, numbers = [], []
     before = lines.number - len(block)
     # Beyond the block it reads only to the end of a quoted cell that spans several lines.
-    reader = _split_all(itertools.chain(block, lines), lines.delimiter)
+    reader = _split_all(itertools.chain(block, lines, [_END]), lines.delimiter)
     try:
         while (done := reader.line_num) < len(block):
             cells = next(reader)
@@ -198,6 +205,8 @@ def _read_records(
                 continue
             rows.append(cells)
             numbers.append(before + done + 1)
+            if cells and cells[-1].endswith(_END):
+                raise PayloadError(f"a quote that line {numbers[-1]} opens is not closed")
             width = width or len(cells)
             if len(cells) != width:
                 raise PayloadError(

@@ -578,3 +578,12 @@ def test_nothing_is_loaded_from_a_pickle():
 
     with pytest.raises(PayloadError):
         payload.decode(npy(np.array([[Bomb()]], dtype=object), allow_pickle=True), NPY)
+
+
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [('"]\n[2]\n', 1), ('"', 1), ('"1', 1), ('1\n"\n2\n', 2), ('1,"a\n2,b\n', 1), ('x\n"1', 2)],
+)
+def test_a_quote_that_is_not_closed_is_refused(body, line):
+    with pytest.raises(PayloadError, match=f"a quote that line {line} opens is not closed"):
+        payload.decode(body, CSV)
