@@ -223,7 +223,7 @@ class Progress:
 
 
 def is_hidden(path: Path) -> bool:
-    """Return whether a path inside a channel is no data, as .ipynb_checkpoints/ and _SUCCESS."""
+    """Return whether a path inside a channel is not data, like _SUCCESS."""
     return any(part.startswith((".", "_")) for part in path.parts)
 
 

@@ -2,7 +2,7 @@
 
 A column whose cells are numbers or empty is one of numbers, any other one of text. Requests are
 separated by commas; whether their first line is a header, `Table.select` finds out, which knows
-the model's names. Files of a training job may use other delimiters, and nobody knows their names:
+the model's names. Files of a training job may use other delimiters, and their names are not known:
 both are found from their first lines, and what was done in doubt is said by a warning.
 """
 

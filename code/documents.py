@@ -135,7 +135,9 @@ def read_parameters(given: Mapping[str, object]) -> dict[str, object]:
     for name, value in given.items():
         if name == "top_k":
             if isinstance(value, bool) or not re.fullmatch("0*[1-9][0-9]{0,8}", str(value)):
-                raise PayloadError(f"top_k={shorten(value)} is no number of labels; send top_k=3")
+                raise PayloadError(
+                    f"top_k={shorten(value)} is not a number of labels; send top_k=3"
+                )
             asked[name] = int(str(value))
         elif name == "explain":
             asked[name] = {"true": True, "false": False}.get(str(value).lower())
@@ -227,7 +229,9 @@ def read_corpus(job: Job, channel: str) -> Corpus:
         raise JobError(f"channel {channel!r} holds no document")
     for label in set(labels):
         if not label.isprintable() or label != label.strip() or not label:
-            raise JobError(f"{shorten(label)} is no label; take one line of printable characters")
+            raise JobError(
+                f"{shorten(label)} cannot be a label; use one line of printable characters"
+            )
     return Corpus(texts, labels)
 
 

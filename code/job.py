@@ -48,7 +48,7 @@ class Job:
     output_dir : Path
         Parent of the failure file and of `data_dir`.
     name : str
-        What SageMaker calls the job; empty where nobody says it.
+        What SageMaker calls the job; empty if not given.
     """
 
     channels: Mapping[str, Path]
@@ -269,7 +269,7 @@ def _find_index(table: Table, target: str) -> int:
         return range(k)[int(target)]
     except (ValueError, IndexError):
         there = ", ".join(map(repr, columns)) or f"{k}, without names"
-        raise JobError(f"target={target!r} is no column; there are {there}") from None
+        raise JobError(f"target={target!r} is not a column; there are {there}") from None
 
 
 # ---------------------------------------------------------------- hyperparameters

@@ -425,7 +425,7 @@ def _is_text(column: Sequence | np.ndarray) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def _words(features: tuple[str, ...]) -> frozenset[str]:
-    """Return the names that are no numbers, in lower case."""
+    """Return the names that are not numbers, in lower case."""
     return frozenset(name.casefold() for name in features if read_number(name) is None)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from job import JobError
 from table import is_missing, read_number, shorten
 
-_YES = {"yes", "y", "true", "t", "positive", "pos"}  # what counts as 1 where nobody says it
+_YES = {"yes", "y", "true", "t", "positive", "pos"}  # what counts as 1 unless told otherwise
 _FEW = 10  # different whole numbers: so few may be codes
 
 
@@ -184,7 +184,8 @@ def _find_positive(name: str, classes: tuple, positive: str | None) -> str | flo
         if label in (positive, number):
             return label
     raise JobError(
-        f"positive={positive} is no label of {name} which are " + " and ".join(map(_show, classes))
+        f"positive={positive} is not a label of {name} which has "
+        + " and ".join(map(_show, classes))
     )
 
 

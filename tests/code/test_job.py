@@ -251,7 +251,9 @@ def test_columns_without_names_are_numbered():
 
 @pytest.mark.parametrize("target", ["z", "3", "-4", "", "1.0"])
 def test_a_target_that_is_not_there_is_named(target):
-    with pytest.raises(JobError, match=f"target='{target}' is no column; there are 'a', 'b', 'y'"):
+    with pytest.raises(
+        JobError, match=f"target='{target}' is not a column; there are 'a', 'b', 'y'"
+    ):
         split_target(Table(VALUES, ("a", "b", "y")), target)
     with pytest.raises(JobError, match="there are 3, without names"):
         split_target(Table(VALUES), target)

@@ -642,8 +642,8 @@ def test_the_area_under_the_curve_is_scikit_learns(run, tmp_path):
             "the target, column 'debt', is text, 'none' in row 1",
         ),
         ({"train/t.csv": ROWS}, ["--aplha", "1"], "'aplha'; did you mean 'alpha'?"),
-        ({"train/t.csv": ROWS}, ["--target", "z"], "target='z' is no column"),
-        ({"train/t.csv": ROWS}, ["--target", "2"], "target='2' is no column"),
+        ({"train/t.csv": ROWS}, ["--target", "z"], "target='z' is not a column"),
+        ({"train/t.csv": ROWS}, ["--target", "2"], "target='2' is not a column"),
         (
             {"train/t.csv": "x,y\n1,yes\n2,no\n3,maybe\n"},
             [],
@@ -657,7 +657,7 @@ def test_the_area_under_the_curve_is_scikit_learns(run, tmp_path):
         (
             {"train/t.csv": "x,y\n1,yes\n2,no\n"},
             ["--positive", "si"],
-            "positive=si is no label of the target, column 'y', which are 'no' and 'yes'",
+            "positive=si is not a label of the target, column 'y', which has 'no' and 'yes'",
         ),
         (
             {"train/t.csv": "x,y\n1,yes\n2,no\n"},

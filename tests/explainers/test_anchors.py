@@ -610,13 +610,13 @@ class TestFile:
 
     def test_nothing_is_unpickled(self, tmp_path):
         np.savez(tmp_path / "bad.npz", header=np.array([{}], dtype=object))
-        with pytest.raises(ValueError, match=r"bad\.npz is no saved AnchorExplainer"):
+        with pytest.raises(ValueError, match=r"bad\.npz is not a saved AnchorExplainer"):
             AnchorExplainer.load(tmp_path / "bad.npz")
 
     @pytest.mark.parametrize("content", [b"", b"PK\3\4 and no more", b'{"format": 1}'])
     def test_something_else(self, tmp_path, content):
         (tmp_path / "else").write_bytes(content)
-        with pytest.raises(ValueError, match="else is no saved AnchorExplainer"):
+        with pytest.raises(ValueError, match="else is not a saved AnchorExplainer"):
             AnchorExplainer.load(tmp_path / "else")
 
     def test_a_later_version(self, tmp_path, explainer):

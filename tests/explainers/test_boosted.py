@@ -527,7 +527,7 @@ def test_another_file_is_refused(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match="model is neither XGBoost's model, saved as"):
         ForestExplainer(path)
-    with pytest.raises(ValueError, match="model is no saved ForestExplainer"):
+    with pytest.raises(ValueError, match="model is not a saved ForestExplainer"):
         ForestExplainer.load(path)
 
 

@@ -400,7 +400,7 @@ class AnchorExplainer:
                 arrays = dict(content)
             header = json.loads(str(arrays["header"]))
         except (EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
-            raise ValueError(f"{path} is no saved {cls.__name__}") from None
+            raise ValueError(f"{path} is not a saved {cls.__name__}") from None
         if (header.get("format"), header.get("version")) != (_FORMAT, _VERSION):
             raise ValueError(
                 f"{path} is {header.get('format')!r}, version {header.get('version')!r}; this is "

@@ -114,7 +114,7 @@ class ForestExplainer:
             limit = float(arrays.pop("memory_limit", MEMORY_LIMIT))
             trees = Trees.make(**arrays)
         except (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
-            raise ValueError(f"{path} is no saved {cls.__name__}") from None
+            raise ValueError(f"{path} is not a saved {cls.__name__}") from None
         explainer = cls.__new__(cls)
         explainer._prepare(trees, limit)
         return explainer

@@ -159,7 +159,7 @@ class Request:
         self.connection.answer(self, answer)
 
     def drop(self) -> None:
-        """Let go of its body, which nobody will read any more."""
+        """Let go of its body, which will not be read any more."""
         if self.budget:
             self.budget.free(self.held)
         self.body, self.held = b"", 0
@@ -171,7 +171,7 @@ class Request:
 
 
 class _Stop(Exception):
-    """Ends the parser's work on bytes that nobody will read."""
+    """Ends the parser's work on bytes that will not be read."""
 
 
 class Reader:
@@ -297,7 +297,7 @@ class Reader:
     def on_header(self, name: bytes, value: bytes) -> None:  # noqa: D102
         self._n_headers += 1
         self._count(len(name) + len(value) + len(": \r\n"))
-        if self._complete:  # trailers are nobody's business
+        if self._complete:  # trailers are ignored
             return
         headers, key = self.unfinished.headers, name.decode("latin-1").lower()
         text = value.decode("latin-1").strip(" \t")
