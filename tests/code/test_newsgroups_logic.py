@@ -623,7 +623,7 @@ def test_documents_are_read(body, content_type, texts):
             400,
             "unknown parameter 'k'; known",
         ),
-        (b'{"instances": ["a"], "parameters": {"top_k": 0}}', JSON, 400, "top_k=0 is not a number"),
+        (b'{"instances": ["a"], "parameters": {"top_k": 0}}', JSON, 400, "top_k=0 is not a"),
         (b'{"instances": ["a"], "parameters": {"top_k": true}}', JSON, 400, "top_k=True is no"),
         (b'{"instances": ["a"], "parameters": {"explain": 1}}', JSON, 400, "explain must be true"),
         (b'["a", null]', JSON, 400, "document 1 is None; send a text or"),
