@@ -353,7 +353,7 @@ FEW = "SeriousDlqin2yrs,age,debt\n" + "".join(f"{i % 2},{20 + i},{i % 7}\n" for 
     [
         ({}, {}, "no channel 'train_data'"),
         ({"train_data/rows.csv": FEW}, {}, "no file 'train.csv' in channel 'train_data'"),
-        ({"train_data/train.csv": "y,x\n0,1\n1,2\n"}, {}, "target='SeriousDlqin2yrs' is no col"),
+        ({"train_data/train.csv": "y,x\n0,1\n1,2\n"}, {}, "target='SeriousDlqin2yrs' is not a"),
         (
             {"train_data/train.csv": FEW.replace("1,21", "2,21")},
             {},
