@@ -22,7 +22,7 @@ import payload
 from answers import Answer, Explanation
 from explainers import ForestExplainer
 from job import Job, JobError, read_description, run, split_target
-from limits import warn_of_rows
+from limits import count_outside, name_counters, warn_of_rows
 from table import PayloadError, Table
 
 FORMAT_VERSION = 1
@@ -157,7 +157,7 @@ def input_fn(body: bytes | str, content_type: str) -> Table:
     return payload.decode(body, content_type)
 
 
-def predict_fn(table: Table, model: Forest | Boosted | Gam) -> Answer:
+def predict_fn(table: Table, model: Forest | Boosted | Gam, context: Any = None) -> Answer:
     """Score every row."""
     X = table.matrix(model.features, missing=model.missing)
     try:
@@ -167,6 +167,7 @@ def predict_fn(table: Table, model: Forest | Boosted | Gam) -> Answer:
     answer = replace(answer, by_line=table.by_line)
     if isinstance(model, Gam):
         answer = replace(answer, warnings=partial(warn_of_rows, table, X, model.terms))
+        count_outside(X, model.terms, context)
     # For clients who cannot choose their Accept header.
     return replace(answer, explain=None) if table.parameters.get("explain") is False else answer
 
@@ -174,6 +175,11 @@ def predict_fn(table: Table, model: Forest | Boosted | Gam) -> Answer:
 def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
     """Write the answer, in JSON with its explanation unless ``explain=false`` is accepted."""
     return answers.encode(answer, accept, explained=True)
+
+
+def counters_fn(model: Forest | Boosted | Gam) -> dict[str, dict[str, Any]]:
+    """Name what /metrics tells beside the server's own figures."""
+    return name_counters(model.terms) if isinstance(model, Gam) else {}
 
 
 def signature_fn(model: Forest | Boosted | Gam) -> dict[str, dict[str, str]]:

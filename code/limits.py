@@ -1,7 +1,8 @@
 """Rows unlike all that a model was trained on: values far outside, levels that it doesn't know."""
 
+import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -43,6 +44,54 @@ def find_unknown(X: np.ndarray, model: "AdditiveModel") -> dict[str, np.ndarray]
     """Find levels that training has not seen; parameters and result as in `find_far`."""
     codes = {term.name: X[:, term.feature] for term in model.terms if term.name in model.levels}
     return {name: x < 0 for name, x in codes.items() if (x < 0).any()}
+
+
+# What /metrics tells of the answers of a model, see `count_outside`.
+_COUNTER = "gam_rows_outside_training_total"
+
+
+def name_counters(model: "AdditiveModel") -> dict[str, dict[str, Any]]:
+    """Return what a program's ``counters_fn`` does, for `count_outside`."""
+    return {
+        _COUNTER: {
+            "help": "Rows with a value outside of its range in training, or an unknown level.",
+            "label": "feature",
+            "values": model.features,
+        }
+    }
+
+
+def count_outside(X: np.ndarray, model: "AdditiveModel", context: Any) -> None:
+    """Count rows outside of the training range by feature, however little.
+
+    Parameters
+    ----------
+    X : ndarray of float64, shape (n, p)
+        As the model reads it, NaN where a cell is missing.
+    model : AdditiveModel
+    context : object
+        The server's; where it counts nothing, as on AWS's own servers, this does nothing.
+    """
+    if count := getattr(context, "count", None):
+        low, high = _read_ranges(model)
+        outside = np.less(X, low) | np.greater(X, high)
+        if outside.any():
+            for j in np.flatnonzero(outside.any(axis=0)):
+                count(_COUNTER, model.features[j], int(outside[:, j].sum()))
+
+
+@functools.lru_cache(maxsize=4)
+def _read_ranges(model: "AdditiveModel") -> tuple[np.ndarray, np.ndarray]:
+    """Return the lowest and the highest known value of each feature."""
+    low, high = np.full((2, len(model.features)), [[-np.inf], [np.inf]])
+    for term in model.terms:
+        if term.name in model.levels:
+            low[term.feature] = 0  # and -1 stands for a level that training has not seen
+        else:
+            start, end = term.range
+            rounding = np.finfo(np.float32).eps * max(abs(start), abs(end))
+            low[term.feature], high[term.feature] = start - rounding, end + rounding
+    return low, high
 
 
 def warn_of_rows(table: Table, X: np.ndarray, model: "AdditiveModel") -> Mapping[str, np.ndarray]:

@@ -14,7 +14,7 @@ import os
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import joblib
 import numpy as np
@@ -26,7 +26,7 @@ from checks import Checks, check_scores, check_terms
 from gam_model import AdditiveModel
 from gam_model.dates import read_iso, recognize
 from job import Job, JobError, name_target, run, split_target
-from limits import warn_of_rows
+from limits import count_outside, name_counters, warn_of_rows
 from scores import Scores
 from table import PayloadError, Table
 from target import Target, learn_target
@@ -51,9 +51,10 @@ def input_fn(body: bytes | str, content_type: str) -> Table:
     return payload.decode(body, content_type)
 
 
-def predict_fn(table: Table, model: AdditiveModel) -> Answer:
+def predict_fn(table: Table, model: AdditiveModel, context: Any = None) -> Answer:
     """Predict every row; the explanation is worked out only if the client accepts one."""
     X = read(table, model)
+    count_outside(X, model, context)
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # refused below
             prediction = model.predict(X)
@@ -70,6 +71,11 @@ def predict_fn(table: Table, model: AdditiveModel) -> Answer:
 
     warn = functools.partial(warn_of_rows, table, X, model)
     return Answer(prediction, explain, by_line=table.by_line, warnings=warn)
+
+
+def counters_fn(model: AdditiveModel) -> dict[str, dict[str, Any]]:
+    """Name what /metrics tells beside the server's own figures."""
+    return name_counters(model)
 
 
 def read(table: Table, model: AdditiveModel) -> np.ndarray:

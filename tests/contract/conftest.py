@@ -103,6 +103,10 @@ class ProcessServer(RemoteServer):
         super().__init__(endpoint.host, endpoint.port)
         self._process = endpoint.process
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def stop(self) -> tuple[float, int]:
         start = time.monotonic()
         self._process.terminate()
@@ -177,6 +181,10 @@ class ContainerServer(Server):
         """Wait for its end; return its exit code and its log."""
         code = int(docker("wait", self._name).stdout)
         return code, docker("logs", self._name).stdout
+
+    @property
+    def pid(self) -> int:
+        return int(docker("inspect", "--format={{.State.Pid}}", self._name).stdout)
 
     @property
     def ended(self) -> bool:

@@ -4,6 +4,7 @@ They run against any container that serves: see this folder's conftest.py.
 """
 
 import contextlib
+import gzip
 import json
 import re
 import time
@@ -109,6 +110,30 @@ def test_custom_attributes_are_taken(server, sample):
     assert given_back.isascii()
 
 
+def test_a_wish_for_another_protocol_is_ignored(server, sample):
+    """Java's own client, and ``curl --http2``, ask for it with the first request."""
+    expected = server.request("POST", "/invocations", sample.body, sample.headers).body
+    wish = {
+        "Connection": "Upgrade, HTTP2-Settings",
+        "Upgrade": "h2c",
+        "HTTP2-Settings": "AAMAAABk",
+    }
+    answer = server.request("POST", "/invocations", sample.body, {**sample.headers, **wish})
+    assert (answer.status, answer.body) == (200, expected)
+
+
+def test_a_compressed_body_is_read_or_refused(server, sample):
+    """It is never taken for what it stands for."""
+    expected = server.request("POST", "/invocations", sample.body, sample.headers).body
+    headers = {**sample.headers, "Content-Encoding": "gzip"}
+    answer = server.request("POST", "/invocations", gzip.compress(sample.body), headers)
+    if answer.status != 200:
+        assert_is_an_error(answer, 415)
+    else:
+        assert answer.body == expected
+        assert_is_an_error(server.request("POST", "/invocations", sample.body, headers), 400)
+
+
 # ---------------------------------------------------------------- what cannot be answered
 
 
@@ -139,12 +164,41 @@ def test_an_endless_body_is_refused_before_it_is_read(server, sample):
         assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
 
 
+@pytest.mark.parametrize("value", [b"a\tb", b"a\x85b", "à".encode()])
+def test_custom_attributes_that_sagemaker_does_not_allow_are_no_fault_of_the_server(
+    server, sample, value
+):
+    headers = {**sample.headers, "X-Amzn-SageMaker-Custom-Attributes": value}
+    answer = server.request("POST", "/invocations", sample.body, headers)
+    if answer.status != 200:
+        assert_is_an_error(answer, 400)
+    assert answer.headers.get("x-amzn-sagemaker-custom-attributes", "").isascii()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Host: x\r\nTransfer-Encoding: gzip, chunked",
+        b"Host: x\r\nHost: y\r\nContent-Length: 2",
+        b"Content-Length: 2",  # no Host, which HTTP/1.1 asks for
+        b"Host: x\r\nContent-Length: 2\r\nContent-Length: 3",
+    ],
+)
+def test_what_http_does_not_allow_is_the_clients_fault(server, head):
+    with contextlib.closing(server.connect()) as connection:
+        connection.sendall(b"POST /invocations HTTP/1.1\r\n" + head + b"\r\n\r\n0\r\n\r\n")
+        connection.settimeout(10)
+        assert re.match(rb"HTTP/1\.1 (400|501) ", connection.recv(65536))
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [("GET", "/no/such/path", 404), ("GET", "/invocations", 405), ("DELETE", "/ping", 405)],
 )
 def test_other_paths_and_methods_are_refused(server, method, path, status):
-    assert_is_an_error(server.request(method, path), status)
+    answer = server.request(method, path)
+    assert_is_an_error(answer, status)
+    assert ("allow" in answer.headers) == (status == 405)
 
 
 def test_half_open_clients_hold_up_nobody(server, sample, kind):
@@ -160,6 +214,15 @@ def test_half_open_clients_hold_up_nobody(server, sample, kind):
         assert seconds_to_ping(server) < 2
         answer = server.request("POST", "/invocations", sample.body, sample.headers)
         assert answer.status == 200
+
+
+def test_uploads_that_are_broken_off_hold_up_nobody(server, sample, kind):
+    head = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 5000000\r\n\r\n"
+    for _ in range(2 if kind == "sandbox" else 40):
+        with contextlib.closing(server.connect()) as connection:
+            connection.sendall(head + b"x" * 4_000_000)
+        assert seconds_to_ping(server) < 2
+    assert server.request("POST", "/invocations", sample.body, sample.headers).status == 200
 
 
 # ---------------------------------------------------------------- batch transform

@@ -657,5 +657,70 @@ def test_metrics_count_what_was_asked(serve, base, program):
         "workers 2",
     ):
         assert f"\nmodel_server_{line}\n" in text
+    assert_is_prometheus(text)
+
+
+def assert_is_prometheus(text: str) -> None:
+    label = r'\w+="([^"\\]|\\[\\"n])*"'
     for line in text.splitlines():
-        assert re.fullmatch(r'# (HELP|TYPE) \w+ .+|\w+(\{(\w+="[^"]*",?)+\})? [\d.e+-]+', line)
+        assert re.fullmatch(rf"# (HELP|TYPE) \w+ .+|\w+(\{{({label},?)+\}})? [\d.e+-]+", line), (
+            line
+        )
+
+
+COUNTS = """
+import os
+def model_fn(model_dir): return ["a", 'quote " slash \\\\ line \\n', "never"]
+def counters_fn(model):
+    return {"seen_total": {"help": "What was asked.", "label": "kind", "values": model}}
+def input_fn(body, content_type): return body.decode()
+def predict_fn(data, model, context):
+    if data == "die":
+        os._exit(1)
+    context.count("seen_total", model[0] if data == "a" else data)
+    context.count("seen_total", model[1], 2)
+    return data
+def output_fn(prediction, accept): return prediction, accept
+"""
+
+
+def test_a_program_may_count_for_itself(serve, base, program, wait_until):
+    def read() -> dict[str, int]:
+        text = endpoint.request("GET", "/metrics").body.decode()
+        assert_is_prometheus(text)
+        lines = [line for line in text.splitlines() if line.startswith("seen_total")]
+        return {line.rpartition(" ")[0]: int(line.rpartition(" ")[2]) for line in lines}
+
+    names = [
+        f'seen_total{{kind="{value}"}}' for value in ("a", r"quote \" slash \\ line \n", "never")
+    ]
+    with serve(base, program(COUNTS), SAGEMAKER_MODEL_SERVER_WORKERS="2") as endpoint:
+        assert read() == dict.fromkeys(names, 0)
+        with closing(http.client.HTTPConnection(endpoint.host, endpoint.port)) as link:
+            for _ in range(20):  # so that a worker gets the client
+                link.request("POST", "/invocations", "a")
+                assert link.getresponse().read() == b"a"
+        assert read() == dict(zip(names, [20, 40, 0], strict=True))
+        assert endpoint.invoke("die").status == 500
+        wait_until(lambda: b"workers 2" in endpoint.request("GET", "/metrics").body)
+        assert endpoint.invoke("a").status == 200
+        assert read() == dict(zip(names, [21, 42, 0], strict=True))
+        assert endpoint.invoke("b").status == 500
+        assert "counters_fn does not name 'b' of the counter 'seen_total'" in endpoint.log
+
+
+def test_rows_outside_of_training_are_counted_by_feature(endpoint):
+    def read() -> list[int]:
+        text = endpoint.request("GET", "/metrics").body.decode()
+        name = 'gam_rows_outside_training_total{feature="%s"} (\\d+)'
+        return [int(re.search(name % feature, text)[1]) for feature in NAMES]
+
+    before = np.array(read())
+    for body, content_type, accept in [
+        (npy(X[:3]), NPY, CSV),  # inside
+        (npy(X), NPY, CSV),  # the last row is outside of all ranges, however it is answered
+        ("77.9,2,0\n", CSV, NPY),
+        (json.dumps({"instances": X.tolist()}), JSON, f"{JSON}; explain=true"),
+    ]:
+        assert endpoint.invoke(body, content_type, accept).status == 200
+    assert (read() - before).tolist() == [3, 2, 2]

@@ -16,7 +16,7 @@ from model_server.connection import IDLE_LIMIT, Connection
 from model_server.desk import INVOCATIONS
 from model_server.http1 import Answer, Request, refusal
 from model_server.ledger import Record
-from model_server.metrics import Metrics
+from model_server.metrics import Metrics, write_counters
 from model_server.pool import Pool
 from model_server.program import Program
 from model_server.settings import MB, Settings
@@ -52,7 +52,7 @@ class App:
             self._note_lent,
             settings.body_limit,
         )
-        self._metrics = Metrics()
+        self._metrics, self._counters = Metrics(), program.counters
         self._connections: dict[Connection, None] = {}  # a set in the order of arrival
         self._lines: list[str] = []
         parameters = {
@@ -107,7 +107,7 @@ class App:
         in_flight = pool.count_in_flight()
         text = self._metrics.text(
             in_flight, pool.queued, pool.alive, pool.deaths, self.budget.used
-        )
+        ) + write_counters(self._counters, pool.count_cells())
         return Answer(200, text.encode(), "text/plain; version=0.0.4; charset=utf-8")
 
     def _answer(self, request: Request, answer: Answer, program_seconds: float = 0) -> None:

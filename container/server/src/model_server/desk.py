@@ -73,6 +73,7 @@ class Desk:
         self, program: Program, link: socket.socket, ledger: Ledger, accept: str, body_limit: int
     ):
         self._program, self._link, self._ledger = program, link, ledger
+        program.add = ledger.add
         self._accept, self._body_limit = accept, body_limit
         self._clients: dict[int, Client] = {}  # by file descriptor
         self._poll = select.poll()

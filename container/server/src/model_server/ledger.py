@@ -30,6 +30,11 @@ class Ledger:
 
     So the server knows what to do when the worker dies, and can take clients back from one that
     is slow. Each task has a slot. Whoever has the token may say to whom the slots belong.
+
+    Parameters
+    ----------
+    n_cells : int
+        Numbers that the program counts, see `model_server.program.Counter`.
     """
 
     _COUNT, _RECORD = struct.Struct("<Q"), struct.Struct("<IdiQQQdd")
@@ -37,8 +42,9 @@ class Ledger:
     _NOTED, _RECALLED, _OWNED, _RECORDS = 8, 16, 32, 32 + SLOTS  # offsets; the count is at 0
     _ROOM = 2048  # for so many records, in a ring
 
-    def __init__(self):
-        self._memory = mmap.mmap(-1, self._RECORDS + self._ROOM * self._RECORD.size)
+    def __init__(self, n_cells: int = 0):
+        self._cells = self._RECORDS + self._ROOM * self._RECORD.size
+        self._memory = mmap.mmap(-1, self._cells + n_cells * self._COUNT.size)
         self.files = self._token, self._put = os.pipe()  # one byte is in it, or somebody has it
         os.set_blocking(self._token, False)
         os.write(self._put, b"t")
@@ -78,6 +84,10 @@ class Ledger:
             self._memory[self._OWNED + slot] = 0
         os.write(self._put, b"t")
         return kept
+
+    def cells(self) -> list[int]:
+        """Return what the program has counted."""
+        return [n for (n,) in self._COUNT.iter_unpack(self._memory[self._cells :])]
 
     def take(self) -> list[Record]:
         """Return the records of answers that are out, once."""
@@ -141,6 +151,12 @@ class Ledger:
         """Note an answer, before it goes out."""
         at = self._at + self._RECORD.size - self._SENT.size - self._ANSWER.size
         self._ANSWER.pack_into(self._memory, at, status, size, answer_size, wire_size, seconds)
+
+    def add(self, cell: int, n: int) -> None:
+        """Count what the program counts."""
+        at = self._cells + cell * self._COUNT.size
+        (before,) = self._COUNT.unpack_from(self._memory, at)
+        self._COUNT.pack_into(self._memory, at, before + n)
 
     def note_sent(self) -> None:
         """Note that it's out."""

@@ -1,7 +1,10 @@
 """Figures for Prometheus, in its text form."""
 
+import collections
 from bisect import bisect_left
-from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from model_server.program import Counter
 
 # Upper bounds of the histogram, in seconds: from a small prediction to SageMaker's own limit.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -11,7 +14,7 @@ class Metrics:
     """What happened to all requests since the start."""
 
     def __init__(self):
-        self._requests: Counter[tuple[str, int]] = Counter()
+        self._requests: collections.Counter[tuple[str, int]] = collections.Counter()
         self._seconds = [0] * (len(BUCKETS) + 1)
         self._sum = 0.0
 
@@ -68,3 +71,23 @@ class Metrics:
             lines += [f"# HELP model_server_{name} {sense}", f"# TYPE model_server_{name} {kind}"]
             lines += [f"model_server_{name}{labels} {value}" for labels, value in samples]
         return "\n".join(lines) + "\n"
+
+
+def write_counters(counters: Mapping[str, Counter], cells: Sequence[int]) -> str:
+    """Write what the program counts.
+
+    Parameters
+    ----------
+    counters : mapping of str to Counter
+        By name.
+    cells : sequence of int
+        The number for each value of each counter, in their order.
+    """
+    lines, numbers = [], iter(cells)
+    for name, counter in counters.items():
+        text = counter.help.replace("\\", r"\\").replace("\n", r"\n")
+        lines += [f"# HELP {name} {text}", f"# TYPE {name} counter"]
+        for value in counter.values:
+            value = value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+            lines.append(f'{name}{{{counter.label}="{value}"}} {next(numbers)}')
+    return "".join(f"{line}\n" for line in lines)

@@ -82,6 +82,8 @@ class Pool:
         self._watching = False  # over workers that have clients
         self._replacing = False  # a worker that did its work, so that one more will do, too
         self.deaths = 0
+        self._n_cells = sum(len(counter.values) for counter in program.counters.values())
+        self._counted = [0] * self._n_cells  # by workers that have died
         self.closing = False
 
     @property
@@ -105,6 +107,15 @@ class Pool:
             self._note_down(worker)
         return len(self._queue) + sum(worker.unanswered for worker in self._workers)
 
+    def count_cells(self) -> list[int]:
+        """Return what the program has counted, for all values of all its counters."""
+        return self._add_up(self._workers)
+
+    def _add_up(self, workers: Iterable[Worker]) -> list[int]:
+        return list(
+            map(sum, zip(self._counted, *(w.ledger.cells() for w in workers), strict=True))
+        )
+
     async def start(self) -> None:
         """Start all workers."""
         for _ in range(self._size):
@@ -113,7 +124,7 @@ class Pool:
     async def _start_worker(self) -> None:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        ledger = Ledger()
+        ledger = Ledger(self._n_cells)
         pid = os.fork()
         if pid == 0:
             self._be_worker(theirs, ledger)
@@ -312,6 +323,7 @@ class Pool:
                 failed = self._settle(worker, 500, message)
             logger.error("worker %d died%s", worker.pid, f" of request {failed}" if failed else "")
             self._dispatch()
+        self._counted = self._add_up([worker])
         worker.ledger.close()
 
     def _settle(self, worker: Worker, status: int, message: str) -> str | None:

@@ -2,13 +2,18 @@
 
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 CUSTOM_ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
+
+
+def _count_nothing(name: str, value: str, n: int = 1) -> None:
+    pass
 
 
 @dataclass
@@ -23,11 +28,35 @@ class Context:
     custom_attributes : str
         X-Amzn-SageMaker-Custom-Attributes of the request. What it is in the end, the answer's
         will be.
+    count : callable
+        ``count(name, value, n=1)`` adds to one of the program's own counters, see `Counter`.
     """
 
     model_dir: str
     request_headers: dict[str, str]
     custom_attributes: str = ""
+    count: Callable[..., None] = field(default=_count_nothing, repr=False)
+
+
+@dataclass(frozen=True)
+class Counter:
+    """What a program counts by itself, and ``/metrics`` tells, by the values of one label.
+
+    A program names them in ``counters_fn(model)``, which returns for each counter's name a
+    mapping of these three.
+
+    Parameters
+    ----------
+    help : str
+        What is counted, a sentence.
+    label : str
+    values : sequence of str
+        All that there are.
+    """
+
+    help: str
+    label: str
+    values: Sequence[str]
 
 
 class RequestError(ValueError):
@@ -55,6 +84,7 @@ _ARITY = {
     "transform_fn": 4,
     "execution_parameters_fn": 0,
     "signature_fn": 1,
+    "counters_fn": 1,
 }
 
 
@@ -73,8 +103,16 @@ class Program:
     Raises
     ------
     ValueError
-        If the program is no module of Python or lacks a hook. Whatever its import and its
+        If the program is not a Python module or lacks a hook. Whatever its import and its
         ``model_fn`` raise goes through.
+
+    Attributes
+    ----------
+    counters : dict of str to Counter
+        The program's own, by name.
+    add : callable or None
+        Adds n to the i-th cell, where the cells are all values of all counters in their order.
+        A worker sets it.
     """
 
     def __init__(self, path: Path, folders: Sequence[Path], model_dir: Path):
@@ -98,6 +136,10 @@ class Program:
             raise ValueError(f"{path.name} lacks {' and '.join(missing)}")
         self._model_dir = str(model_dir)
         self._model = self._hooks["model_fn"](self._model_dir, Context(self._model_dir, {}))
+        self.counters = self._name_counters()
+        cells = [(name, value) for name, one in self.counters.items() for value in one.values]
+        self._cells = {cell: i for i, cell in enumerate(cells)}
+        self.add: Callable[[int, int], None] | None = None
 
     def __call__(
         self, body: bytes, content_type: str, accept: str, headers: dict[str, str]
@@ -110,7 +152,7 @@ class Program:
                 f"X-Amzn-SageMaker-Custom-Attributes holds {attributes!a:.100}, which is not all "
                 "visible characters; send ASCII"
             )
-        context = Context(self._model_dir, headers, attributes)
+        context = Context(self._model_dir, headers, attributes, self._count)
         if "transform_fn" in hooks:
             result = hooks["transform_fn"](self._model, body, content_type, accept, context)
         else:
@@ -146,6 +188,24 @@ class Program:
         """
         hook = self._hooks.get("signature_fn")
         return hook(self._model, Context(self._model_dir, {})) if hook else {}
+
+    def _name_counters(self) -> dict[str, Counter]:
+        hook = self._hooks.get("counters_fn")
+        named = hook(self._model, Context(self._model_dir, {})) if hook else {}
+        counters = {name: Counter(**parts) for name, parts in named.items()}
+        for name in [*counters, *(counter.label for counter in counters.values())]:
+            if not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", name):
+                raise ValueError(
+                    f"{self.path.name}: counters_fn names {name!r}; a name may contain only "
+                    "ASCII letters, digits and _, and may not begin with a digit"
+                )
+        return counters
+
+    def _count(self, name: str, value: str, n: int = 1) -> None:
+        if (name, value) not in self._cells:
+            raise ValueError(f"counters_fn does not name {value!r} of the counter {name!r}")
+        if self.add:
+            self.add(self._cells[name, value], n)
 
 
 def _by_arity(hook: Callable[..., Any], arity: int) -> Callable[..., Any]:
