@@ -66,9 +66,9 @@ check_arguments() {
     local valid_image="^$word(/$word)*\$" valid_tag='^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$'
     [[ -n $image ]] || reject "The name of the IMAGE is missing."
     [[ $image =~ $valid_image && ${#image} -ge 2 && ${#image} -le 256 ]] ||
-        reject "'$image' is no valid IMAGE: take lower-case letters and digits, joined by . _ - or /; a tag goes to --tag."
+        reject "'$image' is not a valid IMAGE: use lower-case letters and digits, joined by . _ - or /; a tag goes to --tag."
     [[ $tag =~ $valid_tag ]] ||
-        reject "'$tag' is no valid tag: take up to 128 letters, digits and _ . - and start with none of . and -."
+        reject "'$tag' is not a valid tag: use up to 128 letters, digits and _ . - and do not start with . or -."
     [[ $registry != *://* ]] || reject "Give the registry $registry without ${registry%%://*}://."
     registry=${registry%/}
     [[ $program != */* && -f $root/code/$program ]] ||

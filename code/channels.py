@@ -58,7 +58,7 @@ class Channel:
         header: bool | None = None,
     ):
         present = sorted(path for path in folder.rglob("*") if path.is_file())
-        if file is None:  # .ipynb_checkpoints/, _SUCCESS and their like are no data
+        if file is None:  # .ipynb_checkpoints/, _SUCCESS and the like are not data
             present = [path for path in present if not is_hidden(path.relative_to(folder))]
         listing = ", ".join(str(path.relative_to(folder)) for path in present[:10])
         if file is not None and folder / file not in present:
@@ -281,7 +281,7 @@ def _read_file(
                 yield from read_blocks(file, rows, text, header, _ENDINGS[ending])
     except UnicodeDecodeError as error:
         raise JobError(
-            f"{name} is not UTF-8 text: {error.object[error.start : error.start + 1]!r} is no "
+            f"{name} is not UTF-8 text: {error.object[error.start : error.start + 1]!r} is not a "
             "character; save it as UTF-8, for example by iconv -f latin1 -t utf-8"
         ) from None
     except _BROKEN as error:

@@ -316,7 +316,7 @@ def _choose(arguments: argparse.Namespace) -> tuple[Any, float]:
     for name in given:
         if name not in known[arguments.model]:
             raise JobError(
-                f"{name} is no parameter of model={arguments.model}; it has "
+                f"{name} is not a parameter of model={arguments.model}; it has "
                 + ", ".join(known[arguments.model])
             )
     table_limit = given.pop("table_limit", TABLE_LIMIT)

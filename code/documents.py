@@ -49,7 +49,7 @@ def read_request(body: bytes | str, content_type: str | None) -> Documents:
     text/plain is one document. text/csv is one a record: of a single column, or of the column
     ``text`` where the first record names it (or is said to name the columns, by
     ``header=present``). JSON is a text, a record ``{"text": ...}``, or an array of them, also
-    under ``instances`` and beside ``parameters``; in JSON lines, one a line. Bytes that are no
+    under ``instances`` and beside ``parameters``; in JSON lines, one a line. Bytes that are not
     text in their charset become U+FFFD.
 
     Raises

@@ -58,7 +58,7 @@ class Job:
 
     @property
     def data_dir(self) -> Path:
-        """The folder of what is no model; it becomes output.tar.gz."""
+        """The folder of what is not the model; it becomes output.tar.gz."""
         folder = self.output_dir / "data"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -186,7 +186,7 @@ class Job:
         (self.model_dir / name).write_text(text + "\n", encoding="utf-8")
 
     def fail(self, reason: str) -> None:
-        """Write the failure file, and empty the model folder: half a model is none."""
+        """Write the failure file, and empty the model folder, as half a model is of no use."""
         print(f"training failed: {reason}", file=sys.stderr, flush=True)
         for path in self.model_dir.glob("*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

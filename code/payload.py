@@ -66,7 +66,7 @@ def open_body(
     known : collection of str
         The media types that can be read.
     errors : {"strict", "replace"}
-        What becomes of bytes that are no text in their charset.
+        What becomes of bytes that are not text in their charset.
 
     Returns
     -------
@@ -78,7 +78,7 @@ def open_body(
     Raises
     ------
     PayloadError
-        415 for another media type or charset, 400 for an empty body or one that is no text.
+        415 for another media type or charset, 400 for an empty body or one that is not text.
     """
     media, parameters = parse_media_type(content_type or JSON)
     if media not in known:
@@ -161,7 +161,7 @@ def read_npy_header(stream: BinaryIO, length: int) -> tuple[np.dtype, tuple[int,
     Raises
     ------
     PayloadError
-        If this is no such array, or not as long as it says.
+        If this is not such an array, or not as long as it says.
     """
     start = stream.read(12)
     digits = 4 if start[6:7] == b"\x02" else 2  # of the header's length, by the format's version

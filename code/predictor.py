@@ -86,7 +86,7 @@ def _ask_until(deadline: float, url: str, ask: Callable[[], bytes]) -> bytes:
 def _find_client(url: str, timeout: float) -> Callable[[bytes], bytes]:
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise PredictorError(f"PREDICTOR_URL={url!r} is no http or https address")
+        raise PredictorError(f"PREDICTOR_URL={url!r} is not an http or https address")
     sagemaker = re.fullmatch(
         r"runtime\.sagemaker\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?", parts.netloc
     )

@@ -232,7 +232,7 @@ class Table:
         missing : collection of str, or bool
             The features that may be missing, NaN in the result; True for all of them.
         unknown : {"refuse", "keep"}
-            What to do about a category that is no level: raise, or give it the code -1.
+            What to do about a category that is not a level: raise, or give it the code -1.
         dates : mapping of str to callable, optional
             The features that are dates or durations, each with what makes a number of a cell's
             text, or raises ValueError with what is wrong: "is not a date".
@@ -322,7 +322,7 @@ class Table:
             cell = cells[row]
             number = _truth_or_number(cell) if isinstance(cell, str) else cell
             if cell is None or number != number or (isinstance(cell, str) and is_missing(cell)):
-                continue  # a word for a missing cell, where it is no level
+                continue  # a word for a missing cell, where it is not a level
             code = code_of.get(number, -1)
             if code == -1 and unknown == "refuse":
                 known = ", ".join(map(shorten, levels[:5]))
@@ -395,7 +395,7 @@ def read_number(cell: str) -> float | None:
         number = float(cell)
     except ValueError:
         return None
-    return None if "_" in cell else number  # float("1_0") is 10 to Python, and to nobody else
+    return None if "_" in cell else number  # float("1_0") is 10 in Python, and nowhere else
 
 
 _DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}

@@ -61,7 +61,7 @@ class Target:
         Raises
         ------
         JobError
-            If a value is none that a model of this target knows.
+            If a model of this target does not know a value.
         """
         if self.classes is None:
             return y if y.dtype != object else _read_numbers(y, self.name)

@@ -33,7 +33,7 @@ def _find_marks() -> str:
 
 _MARKS = _find_marks()
 _JOINERS = "\u200c\u200d"  # inside words of Persian, Hindi, Sinhala
-# Selectors of glyphs, soft hyphens, directions: they show nothing, and are no part of a spelling.
+# Selectors of glyphs, soft hyphens, directions: they show nothing, and are not part of a spelling.
 # U+200B isn't among them. It ends words, where scripts have no spaces.
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u180b-\u180f\u200e\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"

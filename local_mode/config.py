@@ -135,7 +135,7 @@ def load_config(path: str | os.PathLike | None = None) -> Config:
     Raises
     ------
     ConfigError
-        If the file is missing, is no JSON, or a key is wrong.
+        If the file is missing, is not JSON, or a key is wrong.
     """
     path = Path(path or os.environ.get("CONFIG", "config.json"))
     try:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from moto.server import ThreadedMotoServer
 
-# What may stay of the caller's AWS settings: a certificate bundle is no way to an account.
+# What may stay of the caller's AWS settings: a certificate bundle gives no access to an account.
 _KEPT = {"AWS_CA_BUNDLE"}
 
 _lock = threading.Lock()

@@ -62,7 +62,7 @@ def main() -> None:
     try:
         run(arguments.notebook, arguments.save)
     except CellExecutionError as error:
-        # The SDK has rich draw tracebacks, which then are no part of the error's text.
+        # The SDK has rich draw tracebacks, which would not be part of the error's text.
         sys.exit(f"{error}\n{error.ename}: {error.evalue}")
 
 

@@ -32,7 +32,7 @@ _TYPES = {
 
 
 class EventError(ValueError):
-    """An event that is no readable HTTP request."""
+    """An event that is not a readable HTTP request."""
 
 
 class Request(NamedTuple):
@@ -116,7 +116,7 @@ def read(event: Any) -> Request:
     Raises
     ------
     EventError
-        If this is another kind of event, or its base64 is none.
+        If this is another kind of event, or its base64 is invalid.
     """
     try:
         if event.get("version") == "2.0":

@@ -366,7 +366,7 @@ def test_a_delimiter_is_what_makes_cells_of_all_lines(a_job, channel, text, rows
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.csv", "a,b\né,1\n".encode("latin-1"), "t.csv is not UTF-8 text: b'\\xe9' is no char"),
+        ("t.csv", "a,b\né,1\n".encode("latin-1"), "t.csv is not UTF-8 text: b'\\xe9' is not a"),
         ("t.csv.gz", gzip.compress(LINES.encode())[:-9], "t.csv.gz cannot be unpacked"),
         ("t.csv", b"a,,b\n1,2,3\n", "t.csv: column 2 has no name; name it, or drop it"),
         ("t.xls", b"x", "t.xls: unknown ending; expected one of .csv, .npy, .parquet, .tsv"),

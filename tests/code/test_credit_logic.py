@@ -385,16 +385,16 @@ FEW = "SeriousDlqin2yrs,age,debt\n" + "".join(f"{i % 2},{20 + i},{i % 7}\n" for 
             "channel 'test_data': row 0, 'age' is too large: 1e+99",
         ),
         ({"train_data/train.csv": FEW}, {"model": "tree"}, "invalid choice: 'tree'"),
-        ({"train_data/train.csv": FEW}, {"df": "9"}, "df is no parameter of model=forest"),
+        ({"train_data/train.csv": FEW}, {"df": "9"}, "df is not a parameter of model=forest"),
         (
             {"train_data/train.csv": FEW},
             {"model": "gam", "max_depth": "3"},
-            "max_depth is no parameter of model=gam",
+            "max_depth is not a parameter of model=gam",
         ),
         (
             {"train_data/train.csv": FEW},
             {"model": "boosted", "n_estimators": "3"},
-            "n_estimators is no parameter of model=boosted",
+            "n_estimators is not a parameter of model=boosted",
         ),
         (
             {"train_data/train.csv": FEW},
@@ -413,7 +413,7 @@ FEW = "SeriousDlqin2yrs,age,debt\n" + "".join(f"{i % 2},{20 + i},{i % 7}\n" for 
         (
             {"train_data/train.csv": FEW},
             {"model": "gam", "table-limit": "1"},
-            "table_limit is no parameter of model=gam",
+            "table_limit is not a parameter of model=gam",
         ),
     ],
 )

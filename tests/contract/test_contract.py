@@ -180,7 +180,7 @@ def test_custom_attributes_that_sagemaker_does_not_allow_are_no_fault_of_the_ser
     [
         b"Host: x\r\nTransfer-Encoding: gzip, chunked",
         b"Host: x\r\nHost: y\r\nContent-Length: 2",
-        b"Content-Length: 2",  # no Host, which HTTP/1.1 asks for
+        b"Content-Length: 2",  # no Host, which HTTP/1.1 requires
         b"Host: x\r\nContent-Length: 2\r\nContent-Length: 3",
     ],
 )

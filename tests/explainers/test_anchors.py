@@ -402,7 +402,7 @@ class TestEdges:
     @pytest.mark.parametrize(
         ("row", "complaint"),
         [
-            ([30, 40, 3, 0, 0], "'Colour' is 3, which is no position among its 3 categories"),
+            ([30, 40, 3, 0, 0], "'Colour' is 3, which is not a position among its 3 categories"),
             ([30, 40, 0.5, 0, 0], "'Colour' is 0.5"),
             ([30, 40, "red", 0, 0], "'Colour' holds the text 'red'; put the positions of cat"),
             ([30, 40, 0, 0], r"row must have shape \(5,\), got \(4,\)"),
@@ -423,8 +423,8 @@ class TestEdges:
             ({}, [[1.0], [2.0]], [1], r"predictions of shape \(1,\) for 2 rows"),
             ({}, [[1.0]], [None], "must be numbers or text, got object"),
             ({"feature_names": ["a"]}, [[1.0, 2.0]], [1], "1 feature_names for 2 columns"),
-            ({"categorical_names": {2: "ab"}}, [[1.0, 2.0]], [1], "has 2, which is no index"),
-            ({"categorical_names": {0: "ab"}}, [[2.0]], [1], "'x0' is 2, which is no position"),
+            ({"categorical_names": {2: "ab"}}, [[1.0, 2.0]], [1], "has 2, which is not an index"),
+            ({"categorical_names": {0: "ab"}}, [[2.0]], [1], "'x0' is 2, which is not a position"),
             ({}, [[1.0, "b"]], [1], "column 1 holds the text 'b'; put the positions of categor"),
             (
                 {"feature_names": ["n", "job"]},

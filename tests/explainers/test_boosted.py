@@ -246,7 +246,7 @@ def test_a_model_that_is_not_fitted_or_has_no_such_output_is_refused(data):
     with pytest.raises(ValueError, match="this HistGradientBoostingRegressor is not fitted"):
         ForestExplainer(HistGradientBoostingRegressor())
     for name, outputs in (("binary", 2), ("three classes", 3), ("regression", 1)):
-        with pytest.raises(ValueError, match=f"output=3 is none of the {outputs}"):
+        with pytest.raises(ValueError, match=f"output=3 is not one of the {outputs}"):
             ForestExplainer(HISTS[name](*data), 3)
 
 

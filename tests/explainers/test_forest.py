@@ -340,14 +340,14 @@ def test_other_models_are_refused(data, make, error, message):
 
 
 def test_an_output_that_is_none_is_refused(data):
-    with pytest.raises(ValueError, match="output=3 is none of the 3 that a tree has"):
+    with pytest.raises(ValueError, match="output=3 is not one of the 3 that a tree has"):
         ForestExplainer(FORESTS["three classes"](*data), output=3)
     both = np.column_stack([data[1], data[1]])
     forest = RandomForestRegressor(2, max_depth=2).fit(data[0], both)
-    with pytest.raises(ValueError, match="output=2 is none of the 2"):
+    with pytest.raises(ValueError, match="output=2 is not one of the 2"):
         ForestExplainer(forest, output=2)
     forest = RandomForestClassifier(2, max_depth=2).fit(data[0], both)
-    for output, message in ((1, "name both: output="), ((0, 3), "output=3 is none of the 3")):
+    for output, message in ((1, "name both: output="), ((0, 3), "output=3 is not one of the 3")):
         with pytest.raises(ValueError, match=message):
             ForestExplainer(forest, output=output)
 

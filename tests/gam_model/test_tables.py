@@ -141,8 +141,8 @@ class TestCategoricalFeatures:
     @pytest.mark.parametrize(
         ("which", "message"),
         [
-            (["c"], "names 'c', which is no column of X; there are 'a', 'b'"),
-            ([2], "names 2, which is no column of X"),
+            (["c"], "names 'c', which is not a column of X; it has 'a', 'b'"),
+            ([2], "names 2, which is not a column of X"),
             ([True], "mask of 1 columns, X has 2"),
             ("all", 'must be "from_dtype", None or a list of columns'),
         ],

@@ -226,10 +226,10 @@ class TestJson:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ("", "is no model that gam_model saved"),
-            ("{}", "is no model that gam_model saved: KeyError"),
-            ("[1]", "is no model that gam_model saved"),
-            ('{"format": "other", "version": 1}', "is no model that gam_model saved"),
+            ("", "is not a model that gam_model saved"),
+            ("{}", "is not a model that gam_model saved: KeyError"),
+            ("[1]", "is not a model that gam_model saved"),
+            ('{"format": "other", "version": 1}', "is not a model that gam_model saved"),
             (
                 '{"format": "gam_model.AdditiveModel", "version": 99}',
                 "has version 99 of the format, this gam_model reads up to 2; install a newer",

@@ -224,7 +224,7 @@ def test_a_shell_script_trains(session, source, capsys):
     trained.set_hyperparameters(note="a b; c")
     trained.fit()
     assert "script: --note a b; c" in capsys.readouterr().out
-    with pytest.raises(UnexpectedStatusException, match=r"train\.sh is no Python file"):
+    with pytest.raises(UnexpectedStatusException, match=r"train\.sh is not a Python file"):
         trained.deploy(1, "local", entry_point="train.sh", source_dir=folder)
 
 

@@ -112,8 +112,8 @@ class AnchorExplainer:
     Missing values (NaN) are a category of their own, also of a numeric feature: a row with one
     may get the predicate "Age is missing", and an interval holds for no missing value. A
     predicate that holds for every background row, as any on a constant feature, or for none, as
-    a category that only the request knows, is no candidate. Where the background knows one answer
-    only, the anchor is the empty rule.
+    a category that only the request knows, is not a candidate. Where the background knows only
+    one answer, the anchor is the empty rule.
 
     A precision is measured on the rows that chose its rule and flatters it a little, and more so
     if the model has learned from these rows. So by default a lower confidence bound takes its
@@ -188,7 +188,9 @@ class AnchorExplainer:
             raise ValueError(f"there are {len(names)} feature_names for {p} columns")
         for j in self.categorical_names or {}:
             if j not in range(p):
-                raise ValueError(f"categorical_names has {j!r}, which is no index of {p} columns")
+                raise ValueError(
+                    f"categorical_names has {j!r}, which is not an index of {p} columns"
+                )
         if not all(0 < q < 100 for q in self.quantiles):
             raise ValueError(f"quantiles must lie between 0 and 100, got {self.quantiles}")
         self._names = [f"x{j}" for j in range(p)] if names is None else list(map(str, names))
@@ -238,7 +240,7 @@ class AnchorExplainer:
             in the place of k / n, which counts itself if None. It holds for a rule chosen without
             looking at the counts; the search looks at many.
         min_support : int, default=10
-            Number of background rows that a rule must cover: less is no rule, but a few cases.
+            Number of background rows that a rule must cover; fewer are a few cases, not a rule.
             The empty rule is always one.
 
         Returns
@@ -393,7 +395,7 @@ class AnchorExplainer:
         Raises
         ------
         ValueError
-            If the file is no explainer, or of a version that is not known here.
+            If the file is not an explainer, or of a version that is not known here.
         """
         try:
             with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as content:
@@ -451,7 +453,7 @@ class AnchorExplainer:
             unknown = ~(np.isnan(column) | np.isin(column, np.arange(len(levels))))
             if unknown.any():
                 raise ValueError(
-                    f"{self._names[j]!r} is {column[unknown][0]:g}, which is no position among "
+                    f"{self._names[j]!r} is {column[unknown][0]:g}, which is not a position among "
                     f"its {len(levels)} categories"
                 )
         return rows

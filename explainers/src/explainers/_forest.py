@@ -72,7 +72,7 @@ class ForestExplainer:
     Raises
     ------
     TypeError
-        If this is no such model.
+        If this is not such a model.
     ValueError
         If it is not fitted, has no such output, or something that isn't explained exactly here:
         the message names it.

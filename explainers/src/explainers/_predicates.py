@@ -70,7 +70,7 @@ def find_rows(
     Raises
     ------
     ValueError
-        If the text is no predicate on one of these features.
+        If the text is not a predicate on one of these features.
     """
     for j, name in sorted(enumerate(names), key=lambda item: -len(item[1])):
         before, found, after = text.partition(name)

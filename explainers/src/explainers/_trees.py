@@ -14,8 +14,9 @@ class Trees(NamedTuple):
 
     A row begins at each root and goes left at a node if ``row[feature] <= threshold``, or, where
     ``split_set`` is not -1, if ``sets[split_set, code]``, the code being the position of its value
-    among the feature's `categories`, or their number if it is none of them. A missing value goes
-    left if ``missing_left``. The prediction is ``offset`` plus the values of the leaves reached.
+    among the feature's `categories`, or their number if it is not one of them. A missing value
+    goes left if ``missing_left``. The prediction is ``offset`` plus the values of the leaves that
+    it reaches.
 
     Parameters
     ----------
@@ -162,7 +163,7 @@ _TYPES: dict[str, Any] = {
 
 
 def descend(trees: Trees, roots: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the nodes that are no leaves, level by level.
+    """Yield the nodes that are not leaves, level by level.
 
     The children of one level, each node's left one before its right one, are the next level, in
     which those that are leaves are left out.
@@ -222,7 +223,7 @@ def choose_output(output: int | None, n_outputs: int) -> int:
     """Return which output is meant, from 0; the last one if it is left open."""
     output = -1 if output is None else output
     if output not in range(-n_outputs, n_outputs):
-        raise ValueError(f"output={output} is none of the {n_outputs} that a tree has")
+        raise ValueError(f"output={output} is not one of the {n_outputs} that a tree has")
     return output % n_outputs
 
 

@@ -184,7 +184,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
         weight = _check_rows(sample_weight, "sample_weight", len(y), default=1, at_least=0)
         shift = _check_rows(offset, "offset", len(y), default=0)
         block, there = Block(read, y, weight, shift), weight > 0
-        return block if there.all() else block.take(there)  # a row of weight 0 is none
+        return block if there.all() else block.take(there)  # a row of weight 0 does not count
 
     # ---------------------------------------------------------------- fitting
 

@@ -99,7 +99,7 @@ class Column:
         Raises
         ------
         TypeError, ValueError
-            If one is no number.
+            If one is not a number.
         """
         if hasattr(self._cells, "iloc"):  # pandas
             return self._cells.to_numpy(dtype=np.float64, na_value=np.nan)

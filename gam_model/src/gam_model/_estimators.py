@@ -195,7 +195,7 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         Raises
         ------
         ValueError
-            If a parameter is out of bounds, or X or y are no numbers of matching shapes.
+            If a parameter is out of bounds, or X and y are not numbers of matching shapes.
         """
         return self._fit([(X, y, sample_weight, offset)])
 

@@ -176,8 +176,8 @@ class ExplanationMixin:
         Raises
         ------
         ValueError
-            As `predict`, or if `coverage` is no probability, or a single response is asked of two
-            classes.
+            As `predict`, or if `coverage` is not a probability, or a single response is asked of
+            two classes.
 
         References
         ----------

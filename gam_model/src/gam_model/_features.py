@@ -67,7 +67,7 @@ class Features:
         X : array-like of shape (n_samples, n_features)
             A pandas or polars frame, a table of pyarrow, or anything that NumPy reads.
         weight : array-like of shape (n_samples,), optional
-            A row of weight 0 is none, and one of weight 2 is there twice.
+            A row of weight 0 does not count, and one of weight 2 counts twice.
         chunk : int, optional
             Its number, for messages.
 
@@ -222,7 +222,7 @@ class Features:
                 found.append(int(column))
             else:
                 raise ValueError(
-                    f"categorical_features names {column!r}, which is no column of X; there are "
+                    f"categorical_features names {column!r}, which is not a column of X; it has "
                     + (", ".join(map(repr, names)) or f"{len(columns)}, without names")
                 )
         return found

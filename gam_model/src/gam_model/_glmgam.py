@@ -54,7 +54,7 @@ def fit_glmgam(basis, block, totals, smoothing):
     )
     model = GLMGam(y, exog=exog, smoother=bases, alpha=alpha.tolist())
     with warnings.catch_warnings():
-        # Collinear columns are no error: the solution of least norm predicts as well as any.
+        # Collinear columns are not an error: the solution of least norm predicts as well as any.
         warnings.simplefilter("ignore", SingularMatrixWarning)
         # P-IRLS with an identity link is this one step; GLMGam.fit has no answer to an exact fit.
         penalty = model.penal.penalty_matrix(alpha=model.alpha)

@@ -411,7 +411,7 @@ def normal_quantile(coverage):
     Raises
     ------
     ValueError
-        If coverage is no probability.
+        If coverage is not a probability.
     """
     if isinstance(coverage, bool) or not isinstance(coverage, Real) or not 0 < coverage < 1:
         raise ValueError(f"coverage must be a number between 0 and 1, got coverage={coverage!r}")

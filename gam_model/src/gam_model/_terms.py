@@ -257,7 +257,7 @@ class LevelTerm:
         Parameters
         ----------
         x : ndarray of shape (n_samples,), float64
-            Codes; -1, or whatever else is no code, for an unseen level; NaN for a missing cell.
+            Codes; -1, or whatever else is not a code, for an unseen level; NaN for a missing cell.
 
         Returns
         -------
@@ -518,7 +518,7 @@ class AdditiveModel:
         Raises
         ------
         ValueError
-            If the file is no such model, or of a newer version.
+            If the file is not such a model, or of a newer version.
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -533,7 +533,7 @@ class AdditiveModel:
             terms = [kinds[term.pop("kind")](**term) for term in content["terms"]]
             return cls(content["intercept"], terms, content["features"], content["link"])
         except (KeyError, TypeError, AttributeError, UnicodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is no model that gam_model saved: {error!r}") from error
+            raise ValueError(f"{path} is not a model that gam_model saved: {error!r}") from error
 
 
 def _as_offset(offset, n_rows):

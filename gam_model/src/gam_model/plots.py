@@ -65,7 +65,7 @@ def plot_terms(estimator, X=None, features=None, *, coverage=0.95, n_columns=3, 
     ImportError
         If matplotlib is not installed.
     TypeError
-        If `estimator` is no estimator of this package.
+        If `estimator` is not an estimator of this package.
     ValueError
         If it is not fitted, a feature is unknown or has no term, or `X` is not what `fit` saw.
 
@@ -148,7 +148,7 @@ def plot_contributions(estimator, X, *, coverage=None, max_features=10, offset=N
     ImportError
         If matplotlib is not installed.
     TypeError
-        If `estimator` is no estimator of this package.
+        If `estimator` is not an estimator of this package.
     ValueError
         If it is not fitted, or `X` is not one row of what `fit` saw.
 
@@ -235,7 +235,7 @@ def plot_diagnostics(estimator, X, y, *, offset=None):
     ImportError
         If matplotlib is not installed.
     TypeError
-        If `estimator` is no estimator of this package.
+        If `estimator` is not an estimator of this package.
     ValueError
         If it is not fitted, `X` or `y` is not what `fit` saw, their lengths differ, or the offset
         is missing.

@@ -132,7 +132,7 @@ class Desk:
         start = time.perf_counter()
         try:
             answer = self._run(request)
-        except BaseException as error:  # even SystemExit is but a failed request
+        except BaseException as error:  # even SystemExit only fails the request
             answer = _describe(error, request.id)
         sys.stdout.flush()  # what the program printed
         return answer, time.perf_counter() - start

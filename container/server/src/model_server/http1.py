@@ -324,7 +324,7 @@ class Reader:
         codings = headers.get("transfer-encoding")
         self._chunked = codings is not None
         if "host" not in headers and parser.get_http_version() not in ("0.9", "1.0"):
-            self.refuse(400, "the request has no Host header, which HTTP/1.1 asks for")
+            self.refuse(400, "the request has no Host header, which HTTP/1.1 requires")
         elif codings is not None and codings.lower() != "chunked":
             self._refuse_codings(codings.lower())
         elif int(headers.get("content-length", 0)) > self._body_limit:

@@ -270,7 +270,7 @@ def _read_tensor(tensor: Any, rest: memoryview) -> tuple[str, list[int], list, m
     where = f"tensor {name!r}"
     size = _read_parameters(tensor, f"{where}: ").get("binary_data_size")
     if not isinstance(datatype, str) or datatype not in _CELLS:
-        raise ProtocolError(f"{where}: datatype {datatype!r} is none of {', '.join(_CELLS)}")
+        raise ProtocolError(f"{where}: datatype {datatype!r} is not one of {', '.join(_CELLS)}")
     if (
         not isinstance(shape, list)
         or len(shape) not in (1, 2)
@@ -342,7 +342,7 @@ def _check_cells(where: str, datatype: str, cells: list) -> None:
     allowed = _CELLS[datatype]
     if not set(map(type, cells)) <= allowed:
         wrong = next(cell for cell in cells if type(cell) not in allowed)
-        raise ProtocolError(f"{where}: {json.dumps(wrong)[:40]} is no {datatype}")
+        raise ProtocolError(f"{where}: {json.dumps(wrong)[:40]} is not {datatype}")
     if allowed is _INTEGER:
         bits, signed = int(datatype.partition("INT")[2]), datatype[0] == "I"
         low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)

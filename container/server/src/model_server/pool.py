@@ -146,7 +146,7 @@ class Pool:
             # The server says when to end, by closing its end. Ctrl-C goes to all of the group.
             for signum in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(signum, signal.SIG_IGN)
-            # What the server has open is none of a worker's business: a client would never see
+            # A worker must not keep what the server has open: a client would never see
             # the end of a connection whose copy lies here.
             for fd in _open_files() - self._kept - {link.fileno(), *ledger.files}:
                 os.close(fd)

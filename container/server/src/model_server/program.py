@@ -118,7 +118,7 @@ class Program:
     def __init__(self, path: Path, folders: Sequence[Path], model_dir: Path):
         self.path = path
         if path.suffix != ".py":
-            raise ValueError(f"{path.name} is no Python file; a program that serves is one")
+            raise ValueError(f"{path.name} is not a Python file, as a program must be")
         # The SDK puts dependencies into lib/ where it packs code into a model.
         places = [path.parent, *folders, *(folder / "lib" for folder in folders)]
         sys.path[:0] = map(str, dict.fromkeys(places))

@@ -125,7 +125,7 @@ def _log_level(value: str) -> int:
     level = int(value) if value.isdecimal() else logging.getLevelName(value.upper())
     if not isinstance(level, int):
         raise ValueError(
-            f"SAGEMAKER_CONTAINER_LOG_LEVEL={value!r} is no level; set 20, or INFO, and the like"
+            f"SAGEMAKER_CONTAINER_LOG_LEVEL={value!r} is not a level; set 20 or INFO, for example"
         )
     return level
 
