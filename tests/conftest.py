@@ -51,13 +51,45 @@ def _environ(base: Path, **variables: str) -> dict[str, str]:
     }
 
 
+class Zygote:
+    """Runs programs as the toolkit does, see zygote.py, which is started when it is first asked."""
+
+    def __init__(self):
+        self._process: subprocess.Popen | None = None
+
+    def run(self, program: Path, environ: dict[str, str], log: Path) -> int:
+        """Run a program; return its exit code."""
+        if self._process is None:
+            command = [sys.executable, Path(__file__).with_name("zygote.py")]
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+            self._process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        task = {"program": str(program), "environ": environ, "log": str(log)}
+        self._process.stdin.write(json.dumps(task) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.stdin.close()
+            self._process.wait(10)
+            self._process.stdout.close()
+
+
 class TrainingJob:
-    """The real ``train`` in a private /opt/ml tree."""
+    """A training job in a private /opt/ml tree: the real ``train``, or its program alone."""
 
     def __init__(
-        self, base: Path, files: dict[str, bytes | str], hyperparameters: dict, program: str
+        self,
+        base: Path,
+        files: dict[str, bytes | str],
+        hyperparameters: dict,
+        program: str,
+        zygote: Zygote,
     ):
         self.base, self.model_dir, self._program = base, base / "model", program
+        self._zygote = zygote
         shutil.copytree(ROOT / "code", base / "code", ignore=shutil.ignore_patterns("__pycache__"))
         for folder in ("input/config", "input/data", "model", "output/data"):
             (base / folder).mkdir(parents=True)
@@ -73,13 +105,16 @@ class TrainingJob:
     def configure(self, name: str, content: dict) -> None:
         (self.base / "input" / "config" / f"{name}.json").write_text(json.dumps(content))
 
-    def start(self) -> subprocess.Popen:
-        environ = _environ(
+    def _environ(self) -> dict[str, str]:
+        return _environ(
             self.base,
             SAGEMAKER_PROGRAM=self._program,
             SAGEMAKER_SUBMIT_DIRECTORY=str(self.base / "code"),
             SAGEMAKER_TRAINING_MODULE="model_server.training:main",
         )
+
+    def start(self) -> subprocess.Popen:
+        environ = self._environ()
         if importlib.util.find_spec("gethostname") is None:  # the toolkit's helper for MPI
             (self.base / "code" / "gethostname.py").touch()
             environ["PYTHONPATH"] = str(self.base / "code")
@@ -98,18 +133,33 @@ class TrainingJob:
         self.exit_code = process.returncode
         return self
 
+    def run_program(self) -> "TrainingJob":
+        """Run what ``train`` would start, in a tenth of the time."""
+        log = self.base / "log"
+        program = self.base / "code" / self._program
+        self.exit_code = self._zygote.run(program, self._environ(), log)
+        self.log = log.read_text()
+        return self
+
     @property
     def failure(self) -> str:
         return (self.base / "output" / "failure").read_text()
 
 
 @pytest.fixture(scope="session")
-def training_job(tmp_path_factory):
+def zygote():
+    zygote = Zygote()
+    yield zygote
+    zygote.close()
+
+
+@pytest.fixture(scope="session")
+def training_job(tmp_path_factory, zygote):
     """Lay out a job: files by channel/name, and hyperparameters as their JSON file has them."""
 
     def lay_out(files, hyperparameters=None, program="model_logic.py") -> TrainingJob:
         base = tmp_path_factory.mktemp("job") / "ml"
-        return TrainingJob(base, files, hyperparameters or {}, program)
+        return TrainingJob(base, files, hyperparameters or {}, program, zygote)
 
     return lay_out
 

@@ -51,7 +51,7 @@ def tables():
 @pytest.fixture(scope="module")
 def train(training_job):
     def train(tables, **hyperparameters):
-        return training_job(files_of(tables), hyperparameters, "credit_logic.py").run()
+        return training_job(files_of(tables), hyperparameters, "credit_logic.py").run_program()
 
     return train
 
@@ -418,7 +418,7 @@ FEW = "SeriousDlqin2yrs,age,debt\n" + "".join(f"{i % 2},{20 + i},{i % 7}\n" for 
     ],
 )
 def test_a_bad_job_fails_in_one_sentence(training_job, files, hyperparameters, failure):
-    job = training_job(files, hyperparameters, "credit_logic.py").run()
+    job = training_job(files, hyperparameters, "credit_logic.py").run_program()
     assert job.exit_code == 1
     assert failure in job.failure
     assert "\n" not in job.failure

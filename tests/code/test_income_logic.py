@@ -81,7 +81,7 @@ def uci_job(training_job):
 
 
 def train(training_job, files, hyperparameters=None):
-    return training_job(files, hyperparameters, "income_logic.py").run()
+    return training_job(files, hyperparameters, "income_logic.py").run_program()
 
 
 @pytest.fixture(scope="module")
