@@ -52,7 +52,7 @@ def _environ(base: Path, **variables: str) -> dict[str, str]:
 
 
 class Zygote:
-    """Runs programs as the toolkit does, see zygote.py, which is started when it is first asked."""
+    """Runs programs as the toolkit does, see zygote.py, which the first of them starts."""
 
     def __init__(self):
         self._process: subprocess.Popen | None = None

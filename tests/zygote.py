@@ -4,6 +4,7 @@ It reads one task a line from its standard input, and forks: the child is what t
 would start, with the toolkit's own environment and arguments, but not its second process.
 """
 
+import importlib
 import json
 import os
 import runpy
@@ -11,22 +12,22 @@ import sys
 from pathlib import Path
 
 # What the programs import. The modules beside them are the job's own, so they are not here.
-import joblib  # noqa: F401
-import matplotlib.backends.backend_agg
-import matplotlib.figure
-import numpy as np  # noqa: F401
-import pandas as pd  # noqa: F401
-import pyarrow.parquet
-import sagemaker_training.environment
-import scipy.stats  # noqa: F401
-import sklearn.ensemble
-import sklearn.linear_model
-import sklearn.metrics
-import statsmodels.gam.api  # noqa: F401
-
-import explainers  # noqa: F401
-import gam_model.plots
-import gam_model.report  # noqa: F401
+for module in (
+    "explainers",
+    "gam_model.plots",
+    "gam_model.report",
+    "joblib",
+    "matplotlib.backends.backend_agg",
+    "pandas",
+    "pyarrow.parquet",
+    "sagemaker_training.environment",
+    "scipy.stats",
+    "sklearn.ensemble",
+    "sklearn.linear_model",
+    "sklearn.metrics",
+    "statsmodels.gam.api",
+):
+    importlib.import_module(module)
 
 
 def main() -> None:
