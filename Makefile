@@ -22,7 +22,7 @@ notebook: setup ## Open the notebook in JupyterLab
 	$(BIN)/jupyter lab example.ipynb
 
 test: .venv/tests ## Run all tests; those that need Docker are left out where there is no engine
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup --durations 10
 
 check: .venv/tests ## Check style
 	$(BIN)/ruff check .

@@ -22,6 +22,15 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = Path(sys.executable).parent
 
 
+def pytest_collection_modifyitems(items):
+    """Have processes share the tests by file, and those in images be one process's, and begin."""
+    groups = {item: item.path.relative_to(ROOT / "tests").parts for item in items}
+    items.sort(key=lambda item: groups[item][0] != "image")
+    for item, parts in groups.items():
+        group = parts[0] if parts[0] == "image" else "/".join(parts)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 class Split(NamedTuple):
     """A train/test split; rows of the tables are features, then the target."""
 

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -138,10 +137,8 @@ def test_sigterm_stops_a_long_job(training_job, wait_until):
         wait_until(psutil.Process(process.pid).children)
         (program,) = psutil.Process(process.pid).children()
         wait_until(lambda: program.cpu_times().user > 2.5)  # it is fitting
-        start = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=10)
-        assert time.monotonic() - start < 2.5
+        process.communicate(timeout=10)  # of some 40 s of work
     finally:
         process.kill()
         process.communicate()

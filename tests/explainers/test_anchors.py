@@ -269,9 +269,9 @@ class TestBeam:
         levels = {j: ["no", "yes"] for j in range(10, 40)}
         explainer = AnchorExplainer(categorical_names=levels).fit(X, answers)
         i = int(np.flatnonzero(answers)[0])
-        start = time.perf_counter()
+        start = time.process_time()
         anchor = explainer.explain(X[i], 1, 0.95)
-        assert time.perf_counter() - start < 5
+        assert time.process_time() - start < 5
         assert anchor == explainer.explain(X[i], 1, 0.95)
         assert "x33 = yes" in anchor.names
         assert any("x3" in name for name in anchor.names)
