@@ -1,6 +1,6 @@
 # The only task runner. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebook test check bench bench-serve contract image manifests lock clean \
+.PHONY: help setup demo notebook test check dist audit bench bench-serve contract image manifests lock clean \
 	lambda-model lambda-image lambda-package lambda-deploy lambda-update lambda-undeploy \
 	lambda-shell lambda-clean
 
@@ -10,6 +10,8 @@ BASE_IMAGE ?= sagemaker-open-base
 IMAGE ?= gam-model:latest
 OVERLAY ?= overlays/production
 MANIFESTS ?= build/manifests.yaml
+PACKAGES := gam_model explainers container/server
+LOCKS := container/base/requirements.txt $(wildcard container/requirements/*.txt)
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 17
@@ -24,11 +26,29 @@ notebook: setup ## Open the notebook in JupyterLab
 test: .venv/tests ## Run all tests; those that need Docker are left out where there is no engine
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup --durations 10
 
-check: .venv/tests ## Check style
+check: .venv/tests ## Check style, spelling and workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell $$(git ls-files '*.md' '*.py' '*.yml' '*.yaml' '*.sh' '*.toml' Makefile)
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/zizmor --offline --quiet .github
 	@if command -v shellcheck >/dev/null; then shellcheck build_and_push.sh .ci/*; \
 		else echo "shellcheck is not installed; the shell scripts were left out"; fi
+
+dist: ## Build the packages for a release in build/dist, and check them
+	@rm -rf build/dist
+	@$(PYTHON) -m venv build/tools
+	@build/tools/bin/pip install --quiet --disable-pip-version-check 'build>=1.2,<2' \
+		'setuptools>=77' 'twine>=6.1,<8'
+	@for package in $(PACKAGES); do build/tools/bin/python -m build --no-isolation --outdir build/dist \
+		$$package >/dev/null || exit; done
+	@build/tools/bin/twine check --strict build/dist/*
+
+audit: ## Look for known vulnerabilities in what goes into the images
+	@$(PYTHON) -m venv build/tools
+	@build/tools/bin/pip install --quiet --disable-pip-version-check 'pip-audit>=2.9,<3'
+	build/tools/bin/pip-audit --no-deps --disable-pip $(foreach file,$(LOCKS),--requirement $(file))
 
 bench: ## Fit the same rows with gam_model and its peers, and print the ratios
 	@$(PYTHON) -m venv build/bench  # of its own: pyGAM holds scipy back
