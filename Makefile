@@ -96,20 +96,22 @@ LOCK = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11
 
 setup: .venv/setup ## Make the environment in .venv
 
+# uv is quicker, where it is installed. Compiled, warnings of packages' syntax don't come up in tests.
+INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python \
+	--compile-bytecode,$(BIN)/pip install --quiet --disable-pip-version-check --use-pep517)
+
 .venv/setup: requirements.txt gam_model/pyproject.toml explainers/pyproject.toml container/server/pyproject.toml
 	@echo "Setting up .venv, once; this takes a minute or two."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed")'
 	@$(PYTHON) -m venv .venv
 # The toolkit compiles a helper for MPI, which nothing here uses; without it, no compiler is needed.
 # Nor may a package without it stay in pip's cache.
-	@CC=true $(BIN)/pip install --quiet --disable-pip-version-check --no-cache-dir --no-deps \
-		--use-pep517 'sagemaker-training>=5.1,<6'
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt \
-		--editable gam_model --editable explainers --editable container/server
+	@CC=true $(INSTALL) --no-cache-dir --no-deps 'sagemaker-training>=5.1,<6'
+	@$(INSTALL) -r requirements.txt $(PACKAGES:%=--editable %)
 	@touch $@
 
 .venv/tests: .venv/setup tests/requirements.txt
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@$(INSTALL) -r tests/requirements.txt
 	@touch $@
 
 # The model inside Lambda, see examples/credit.md. MODEL is a model.tar.gz, here or in S3.
