@@ -26,9 +26,10 @@ notebook: setup ## Open the notebook in JupyterLab
 test: .venv/tests ## Run all tests; those that need Docker are left out where there is no engine
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup --durations 10
 
-check: .venv/tests ## Check style, spelling and workflows
+check: .venv/tests ## Check style, types, spelling and workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/codespell $$(git ls-files '*.md' '*.py' '*.yml' '*.yaml' '*.sh' '*.toml' Makefile)
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml

@@ -9,6 +9,7 @@ import resource
 import socket
 import sys
 import time
+from collections.abc import Callable
 
 from model_server import kserve
 from model_server.budget import Budget
@@ -63,7 +64,8 @@ class App:
             "MaxPayloadInMB": max(1, min(6, settings.body_limit // MB, 100 // settings.workers)),
         }
         self._parameters = json.dumps(program.execution_parameters(parameters)).encode()
-        self._routes = {
+        # By path: its method, and what answers it if that is not the program.
+        self._routes: dict[str, tuple[str, Callable[[], Answer] | None]] = {
             "/ping": ("GET", functools.partial(self._vouch, Answer(200, b"", "text/plain"))),
             INVOCATIONS: ("POST", None),
             "/execution-parameters": ("GET", lambda: Answer(200, self._parameters)),
@@ -93,10 +95,10 @@ class App:
             allowed = {"GET": "GET, HEAD", "POST": "POST"}[self._routes[path][0]]
             message = f"{path} answers {allowed} only"
             self._answer(request, refusal(405, message, {"allow": allowed}))
-        elif path in self._calls:
-            self._pool.submit(request)
+        elif answer := self._routes[path][1]:
+            self._answer(request, answer())
         else:
-            self._answer(request, self._routes[path][1]())
+            self._pool.submit(request)
 
     def _vouch(self, answer: Answer) -> Answer:
         # Of what the workers do it knows nothing, so it is answered however busy they are.

@@ -6,7 +6,7 @@ import socket
 import struct
 import time
 from collections import deque
-from typing import Protocol
+from typing import Protocol, cast
 
 from model_server.budget import Budget
 from model_server.http1 import Answer, Reader, Request, encode
@@ -29,10 +29,19 @@ _TCP_INFO = struct.Struct("<144xI52xQQ")
 class Handler(Protocol):
     """What requests are for. Every request gets one call of its `answer`, now or later."""
 
-    body_limit: int
-    budget: Budget  # for the bodies of all requests
-    read_limit: float  # seconds for a request to arrive, and for an answer to be taken
     draining: bool  # whether answers are the last ones of their connections
+
+    @property
+    def body_limit(self) -> int:
+        """Bytes that a body may have."""
+
+    @property
+    def budget(self) -> Budget:
+        """For the bodies of all requests."""
+
+    @property
+    def read_limit(self) -> float:
+        """Seconds for a request to arrive, and for an answer to be taken."""
 
     def handle(self, request: Request) -> None:
         """Take a complete request."""
@@ -66,8 +75,8 @@ class Connection(asyncio.BufferedProtocol):
 
     # ------------------------------------------------------------ asyncio's side
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # noqa: D102
-        self._transport = transport
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
+        self._transport = cast(asyncio.Transport, transport)
         self._handler.opened(self)
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: D102
@@ -191,7 +200,7 @@ class Connection(asyncio.BufferedProtocol):
         """Leave the client to another process, by this file descriptor, until it's given back."""
         self._lent = True
         self._transport.pause_reading()
-        return self._transport.get_extra_info("socket").fileno()
+        return int(self._transport.get_extra_info("socket").fileno())
 
     def count_out(self) -> int:
         """Return how many bytes the system has taken for the client so far; 0 if it can't say."""
@@ -201,7 +210,7 @@ class Connection(asyncio.BufferedProtocol):
             waiting, sent, again = _TCP_INFO.unpack(info)
         except (OSError, AttributeError, struct.error):
             return 0
-        return waiting + sent - again
+        return int(waiting + sent - again)
 
     def take_back(self, unread: bytes = b"", unsent: bytes = b"") -> None:
         """Go on where the other process has stopped.

@@ -17,6 +17,7 @@ import struct
 import sys
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from model_server import codings, kserve
 from model_server.http1 import Answer, Reader, Request, encode, refusal
@@ -34,7 +35,7 @@ LENGTHS = struct.Struct("<IQ")  # of a frame's two parts: marshalled head, body
 _ANCILLARY, _CLOEXEC = socket.CMSG_SPACE(4), getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
-def frame(head: tuple, body: bytes | bytearray, n_more: int = 0) -> bytes:
+def frame(head: tuple[Any, ...], body: bytes | bytearray, n_more: int = 0) -> bytes:
     """Return what goes over the socket between a worker and the server.
 
     Of the body so many more bytes follow.
@@ -117,15 +118,16 @@ class Desk:
             client = Client(fd, slot, request.id, Reader(self._body_limit))
             self._clients[fd] = client
             self._poll.register(fd, select.POLLIN)
-        if not self._ledger.claim(slot):
-            self._give_back([client])
-        elif client:
-            self._reply(client, request)
-        else:
+        claimed = self._ledger.claim(slot)
+        if client is None:  # and only clients are taken back
             answer, seconds = self._answer(request)
             self._ledger.withdraw()
-            head = (slot, answer.status, answer.content_type, answer.headers, seconds)
-            self._link.sendall(frame(head, answer.body))
+            answered = (slot, answer.status, answer.content_type, answer.headers, seconds)
+            self._link.sendall(frame(answered, answer.body))
+        elif claimed:
+            self._reply(client, request)
+        else:
+            self._give_back([client])
         return True
 
     def _answer(self, request: Request) -> tuple[Answer, float]:

@@ -229,7 +229,7 @@ class Reader:
         The parser holds this reader as the reader holds the parser: else they, and all that they
         have read, would stay until Python looks for such pairs.
         """
-        self._parser, self.ended = None, True
+        self._parser, self.ended = None, True  # type: ignore[assignment]  # nothing more is fed
         if self.unfinished:
             self.unfinished.drop()
 
@@ -276,6 +276,7 @@ class Reader:
         # After such a head llhttp takes all for the other protocol's. Another parser, which sees
         # the head as it would be without the wish, goes on with the body.
         request = self.unfinished
+        assert request
         method, version = self._parser.get_method(), self._parser.get_http_version()
         lines = [
             f"{name}: {value}" for name, value in request.headers.items() if name != "upgrade"
@@ -291,6 +292,7 @@ class Reader:
         self._head = self._n_headers = self._wire = 0
 
     def on_url(self, url: bytes) -> None:  # noqa: D102
+        assert self.unfinished
         self.unfinished.path += url.decode("latin-1")  # it may come in pieces
         self._count(len(url))
 
@@ -299,6 +301,7 @@ class Reader:
         self._count(len(name) + len(value) + len(": \r\n"))
         if self._complete:  # trailers are ignored
             return
+        assert self.unfinished
         headers, key = self.unfinished.headers, name.decode("latin-1").lower()
         text = value.decode("latin-1").strip(" \t")
         if key not in headers:
@@ -316,6 +319,7 @@ class Reader:
             raise _Stop
 
     def on_headers_complete(self) -> None:  # noqa: D102
+        assert self.unfinished
         parser, headers = self._parser, self.unfinished.headers
         self._upgrade = parser.should_upgrade() and parser.get_method() != b"CONNECT"
         if self._upgrade:
@@ -343,6 +347,7 @@ class Reader:
 
     def on_body(self, chunk: bytes) -> None:  # noqa: D102
         request = self.unfinished
+        assert request
         if len(request.body) + len(chunk) > self._body_limit:
             self._refuse_body()
             raise _Stop
@@ -367,6 +372,7 @@ class Reader:
         if self._upgrade:
             return
         request, self.unfinished = self.unfinished, None
+        assert request
         self.awaited = False
         parser = self._parser
         request.keep_alive = parser.should_keep_alive() and not parser.should_upgrade()

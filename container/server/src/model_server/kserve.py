@@ -18,7 +18,8 @@ from model_server.program import Program, Result
 
 JSON = "application/json"
 
-_NUMBER, _INTEGER = {int, float, type(None)}, {int}  # null is a number that is missing
+_NUMBER: set[type] = {int, float, type(None)}  # null is a number that is missing
+_INTEGER: set[type] = {int}
 _CELLS: dict[str, set[type]] = {
     "BOOL": {bool},
     "BYTES": {str, type(None)},
@@ -215,18 +216,18 @@ def read_tensors(request: dict[str, Any], data: bytes = b"") -> dict[str, Any]:
     rest = memoryview(data)
     tensors = []
     for tensor in inputs:
-        *read, rest = _read_tensor(tensor, rest)
-        tensors.append(read)
+        name, shape, cells, rest = _read_tensor(tensor, rest)
+        tensors.append((name, shape, cells))
     if rest:
         raise ProtocolError(f"{len(rest)} bytes of binary data are left over after all tensors")
     (_, shape, cells), *others = tensors
     texts = inputs[0]["datatype"] == "BYTES" and shape[1:] in ([], [1])
     if (len(shape) == 2 or texts) and not others:
         p = math.prod(shape[1:])
-        instances: list = [cells[start : start + p] for start in range(0, len(cells), p)]
+        instances: list[Any] = [cells[start : start + p] for start in range(0, len(cells), p)]
     else:
-        columns: dict[str, list] = {}
-        for name, shape, cells in tensors:
+        columns: dict[str, list[Any]] = {}
+        for name, shape, column in tensors:
             if shape[1:] not in ([], [1]):
                 raise ProtocolError(
                     f"tensor {name!r} has shape {shape}; of several tensors each is one column, "
@@ -236,7 +237,7 @@ def read_tensors(request: dict[str, Any], data: bytes = b"") -> dict[str, Any]:
                 raise ProtocolError(f"two tensors are named {name!r}")
             if shape[0] != (n := tensors[0][1][0]):
                 raise ProtocolError(f"tensor {name!r} has {shape[0]} rows, the first one {n}")
-            columns[name] = cells
+            columns[name] = column
         rows = zip(*columns.values(), strict=True)
         instances = [dict(zip(columns, row, strict=True)) for row in rows]
     parameters = _read_parameters(request, "")
@@ -262,11 +263,12 @@ def _read_parameters(owner: dict[str, Any], where: str) -> dict[str, Any]:
     return parameters
 
 
-def _read_tensor(tensor: Any, rest: memoryview) -> tuple[str, list[int], list, memoryview]:
+def _read_tensor(tensor: Any, rest: memoryview) -> tuple[str, list[int], list[Any], memoryview]:
     """Check a tensor; return its name, its shape, its cells, row by row, and further data."""
     if not isinstance(tensor, dict) or not isinstance(tensor.get("name"), str):
         raise ProtocolError("every tensor of inputs must be an object with a name")
-    name, shape, datatype, cells = map(tensor.get, ("name", "shape", "datatype", "data"))
+    name: str = tensor["name"]
+    shape, datatype, cells = map(tensor.get, ("shape", "datatype", "data"))
     where = f"tensor {name!r}"
     size = _read_parameters(tensor, f"{where}: ").get("binary_data_size")
     if not isinstance(datatype, str) or datatype not in _CELLS:
@@ -301,7 +303,7 @@ def _read_tensor(tensor: Any, rest: memoryview) -> tuple[str, list[int], list, m
     return name, shape, cells, rest
 
 
-def _from_binary(where: str, datatype: str, n: int, data: memoryview) -> list:
+def _from_binary(where: str, datatype: str, n: int, data: memoryview) -> list[Any]:
     """Return n cells; numbers follow each other, texts each follow their length in 4 bytes."""
     if datatype in _BINARY:
         width = struct.calcsize(f"<{_BINARY[datatype]}")
@@ -309,7 +311,7 @@ def _from_binary(where: str, datatype: str, n: int, data: memoryview) -> list:
             raise ProtocolError(f"{where}: {n} values of {datatype} are not {len(data)} bytes")
         cells = struct.unpack(f"<{n}{_BINARY[datatype]}", data)
         return [None if cell != cell else cell for cell in cells]  # NaN is a missing number
-    texts = []
+    texts: list[str] = []
     try:
         while data:
             (length,) = struct.unpack_from("<I", data)
@@ -338,7 +340,7 @@ def _to_binary(tensor: dict[str, Any]) -> bytes:
     return data
 
 
-def _check_cells(where: str, datatype: str, cells: list) -> None:
+def _check_cells(where: str, datatype: str, cells: list[Any]) -> None:
     allowed = _CELLS[datatype]
     if not set(map(type, cells)) <= allowed:
         wrong = next(cell for cell in cells if type(cell) not in allowed)
@@ -378,7 +380,7 @@ def write_tensors(answer: dict[str, Any], wanted: Any = None) -> list[dict[str, 
         ) from None
 
 
-def _find_datatype(column: list) -> str:
+def _find_datatype(column: list[Any]) -> str:
     types = set(map(type, column))
     for datatype in ("BOOL", "INT64", "FP64", "BYTES"):
         if types <= _CELLS[datatype] - {type(None)}:

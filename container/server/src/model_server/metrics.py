@@ -13,7 +13,7 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 class Metrics:
     """What happened to all requests since the start."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._requests: collections.Counter[tuple[str, int]] = collections.Counter()
         self._seconds = [0] * (len(BUCKETS) + 1)
         self._sum = 0.0
@@ -48,10 +48,10 @@ class Metrics:
             total += n
             buckets.append((f'_bucket{{le="{bound}"}}', total))
 
-        def by_label(counts) -> list[tuple[str, int]]:
+        def by_label(counts: list[tuple[tuple[str, int], int]]) -> list[tuple[str, int]]:
             return [(f'{{path="{path}",code="{code}"}}', n) for (path, code), n in counts]
 
-        families = [
+        families: list[tuple[str, str, str, Sequence[tuple[str, float]]]] = [
             ("requests_total", "counter", "Requests answered.", by_label(requests)),
             ("errors_total", "counter", "Requests answered by an error.", by_label(failed)),
             (

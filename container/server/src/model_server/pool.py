@@ -76,7 +76,7 @@ class Pool:
         self._workers: set[Worker] = set()
         self._idle: list[Worker] = []
         self._queue: deque[Request] = deque()
-        self._starts: set[asyncio.Task] = set()
+        self._starts: set[asyncio.Task[None]] = set()
         self._kept = _open_files()
         self._lending = True  # until the system turns out not to allow it
         self._watching = False  # over workers that have clients
@@ -331,10 +331,11 @@ class Pool:
         self._note_down(worker)
         pending, now, failed = worker.ledger.pending(), time.monotonic(), None
         for slot, request in worker.requests.items():
-            n, current = worker.answered[slot], pending is not None and pending.slot == slot
-            out = worker.is_out(pending) if current and pending.status else False
-            if out is not False:
-                self._note(request, n, pending._replace(sent=now))
+            n = worker.answered[slot]
+            current = pending if pending and pending.slot == slot else None
+            out = worker.is_out(current) if current and current.status else False
+            if current and out is not False:
+                self._note(request, n, current._replace(sent=now))
                 request.drop()
                 if out:
                     request.connection.take_back()
@@ -345,9 +346,9 @@ class Pool:
             elif current or request.retried or self.closing or (worker.late and not pending):
                 if worker.lent:
                     request.keep_alive = False  # it may be unread, and come once more
-                if n:
+                if n and current:
                     request.id = f"{request.id}_{n}"
-                    request.received = request.sent = pending.received
+                    request.received = request.sent = current.received
                 failed = request.id
                 failure = refusal(status, message.format(request.id))
                 self._answer(request, failure, now - request.sent)

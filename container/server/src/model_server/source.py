@@ -209,7 +209,7 @@ def install(folders: Sequence[Path]) -> None:
         text=True,
     ) as pip:
         words = []
-        for line in pip.stdout:
+        for line in pip.stdout or ():
             print(line, end="", flush=True)
             words.append(line.strip())
     if pip.returncode:

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from model_server.connection import RECEIVED
 from model_server.desk import LENGTHS, RECEIVE, frame
@@ -44,8 +44,8 @@ class Worker(asyncio.BufferedProtocol):
         self.served = False  # whether it ever got a request
         self._gone = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # noqa: D102
-        self._transport = transport
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
+        self._transport = cast(asyncio.Transport, transport)
 
     @property
     def idle(self) -> bool:
