@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = Path(sys.executable).parent
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Have processes share the tests by file, and those in images be one process's, and begin."""
     groups = {item: item.path.relative_to(ROOT / "tests").parts for item in items}
