@@ -132,6 +132,7 @@ lambda-model: ## Put MODEL, the program and what it needs where the next two loo
 		| tar -xzC $(LAMBDA)/task/model
 	cp deploy/lambda/app.py deploy/lambda/events.py deploy/lambda/zappa_settings.json $(LAMBDA)/task
 	cp code/credit_logic.py $(LAMBDA)/task/code
+# Of the server, app.py imports only program.py, which needs no other package.
 	cp -R explainers/src/explainers container/toolkit/src/program_toolkit \
 		container/server/src/model_server $(LAMBDA)/task
 	cp container/requirements/credit_logic.txt $(LAMBDA)/constraints.txt
