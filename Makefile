@@ -10,7 +10,7 @@ BASE_IMAGE ?= sagemaker-open-base
 IMAGE ?= gam-model:latest
 OVERLAY ?= overlays/production
 MANIFESTS ?= build/manifests.yaml
-PACKAGES := gam_model explainers container/server
+PACKAGES := gam_model explainers container/toolkit container/server
 LOCKS := container/base/requirements.txt $(wildcard container/requirements/*.txt)
 
 help: ## List the targets
@@ -60,10 +60,10 @@ bench: ## Fit the same rows with gam_model and its peers, and print the ratios
 bench-serve: ## Serve one model by our server and its peers, and print the ratios; needs wrk
 	@$(PYTHON) -m venv build/bench-serve
 	@build/bench-serve/bin/pip install --quiet --disable-pip-version-check \
-		-r benchmarks/requirements-serve.txt --editable gam_model --editable container/server
+		-r benchmarks/requirements-serve.txt --editable gam_model --editable container/toolkit --editable container/server
 	@$(PYTHON) -m venv build/bench-mlserver  # of its own, for its pins
 	@build/bench-mlserver/bin/pip install --quiet --disable-pip-version-check \
-		-r benchmarks/requirements-mlserver.txt --editable gam_model \
+		-r benchmarks/requirements-mlserver.txt --editable gam_model --editable container/toolkit \
 		|| rm -rf build/bench-mlserver
 	build/bench-serve/bin/python benchmarks/bench_serve.py \
 		$$(test -d build/bench-mlserver && echo --mlserver build/bench-mlserver/bin/python)
@@ -88,7 +88,7 @@ lock: setup ## Pin anew what goes into the images
 	$(BIN)/pip install --quiet uv
 	$(LOCK) container/base/requirements.in --output-file container/base/requirements.txt
 	for program in container/requirements/*.in; do \
-		$(LOCK) gam_model/pyproject.toml explainers/pyproject.toml container/server/pyproject.toml $$program \
+		$(LOCK) $(PACKAGES:%=%/pyproject.toml) $$program \
 			--constraint container/base/requirements.txt --output-file $${program%.in}.txt; \
 	done
 
@@ -101,7 +101,7 @@ setup: .venv/setup ## Make the environment in .venv
 INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python \
 	--compile-bytecode,$(BIN)/pip install --quiet --disable-pip-version-check --use-pep517)
 
-.venv/setup: requirements.txt gam_model/pyproject.toml explainers/pyproject.toml container/server/pyproject.toml
+.venv/setup: requirements.txt $(PACKAGES:%=%/pyproject.toml)
 	@echo "Setting up .venv, once; this takes a minute or two."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed")'
 	@$(PYTHON) -m venv .venv
@@ -131,8 +131,10 @@ lambda-model: ## Put MODEL, the program and what it needs where the next two loo
 	case $(MODEL) in s3://*) aws s3 cp $(MODEL) - ;; *) cat $(MODEL) ;; esac \
 		| tar -xzC $(LAMBDA)/task/model
 	cp deploy/lambda/app.py deploy/lambda/events.py deploy/lambda/zappa_settings.json $(LAMBDA)/task
-	cp $(filter-out %_logic.py,$(wildcard code/*.py)) code/credit_logic.py $(LAMBDA)/task/code
-	cp -R explainers/src/explainers $(LAMBDA)/task
+	cp code/credit_logic.py $(LAMBDA)/task/code
+# Of the server, app.py imports only program.py, which needs no other package.
+	cp -R explainers/src/explainers container/toolkit/src/program_toolkit \
+		container/server/src/model_server $(LAMBDA)/task
 	cp container/requirements/credit_logic.txt $(LAMBDA)/constraints.txt
 	printf 'numpy\norjson\n' >$(LAMBDA)/requirements.txt
 	if grep -q '"model": "gam"' $(LAMBDA)/task/model/model.json; then \

@@ -62,7 +62,7 @@ parse_arguments() {
 }
 
 check_arguments() {
-    local word='[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*' programs=("$root"/code/*_logic.py)
+    local word='[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*' programs=("$root"/code/*.py)
     local valid_image="^$word(/$word)*\$" valid_tag='^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$'
     [[ -n $image ]] || reject "The name of the IMAGE is missing."
     [[ $image =~ $valid_image && ${#image} -ge 2 && ${#image} -le 256 ]] ||

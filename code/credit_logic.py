@@ -17,13 +17,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import answers
-import payload
-from answers import Answer, Explanation
 from explainers import ForestExplainer
-from job import Job, JobError, read_description, run, split_target
-from limits import count_outside, name_counters, warn_of_rows
-from table import PayloadError, Table
+from program_toolkit import answers, payload
+from program_toolkit.answers import Answer, Explanation
+from program_toolkit.job import Job, JobError, read_description, run, split_target
+from program_toolkit.limits import count_outside, name_counters, warn_of_rows
+from program_toolkit.table import PayloadError, Table
 
 FORMAT_VERSION = 1
 LIBRARIES = ("explainers", "gam-model", "joblib", "numpy", "scikit-learn")

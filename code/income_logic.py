@@ -26,14 +26,12 @@ from typing import Any, NamedTuple
 import joblib
 import numpy as np
 
-import answers
-import payload
-import predictor
-from answers import Answer
-from delimited import parse_csv
 from explainers import AnchorExplainer
-from job import Job, JobError, read_description, run
-from table import PayloadError, Table, as_text, shorten
+from program_toolkit import answers, payload, predictor
+from program_toolkit.answers import Answer
+from program_toolkit.delimited import parse_csv
+from program_toolkit.job import Job, JobError, read_description, run
+from program_toolkit.table import PayloadError, Table, as_text, shorten
 
 FORMAT_VERSION = 1
 LIBRARIES = ("explainers", "joblib", "numpy", "scikit-learn", "scipy")

@@ -19,17 +19,16 @@ from typing import TYPE_CHECKING, Any
 import joblib
 import numpy as np
 
-import answers
-import payload
-from answers import Answer, Explanation
-from checks import Checks, check_scores, check_terms
 from gam_model import AdditiveModel
 from gam_model.dates import read_iso, recognize
-from job import Job, JobError, name_target, run, split_target
-from limits import count_outside, name_counters, warn_of_rows
-from scores import Scores
-from table import PayloadError, Table
-from target import Target, learn_target
+from program_toolkit import answers, payload
+from program_toolkit.answers import Answer, Explanation
+from program_toolkit.checks import Checks, check_scores, check_terms
+from program_toolkit.job import Job, JobError, name_target, run, split_target
+from program_toolkit.limits import count_outside, name_counters, warn_of_rows
+from program_toolkit.scores import Scores
+from program_toolkit.table import PayloadError, Table
+from program_toolkit.target import Target, learn_target
 
 if TYPE_CHECKING:
     from gam_model import GAMRegressor  # which imports scikit-learn; serving needs none

@@ -21,14 +21,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-import answers
-import payload
-from checks import Checks
-from documents import TEXT, Corpus, Documents, read_corpus, read_parameters, read_request
-from job import Job, JobError, read_description, run
-from limits import count_rows
-from table import PayloadError, shorten
-from words import OLD, clean, is_unspaced
+from program_toolkit import answers, payload
+from program_toolkit.checks import Checks
+from program_toolkit.documents import (
+    TEXT,
+    Corpus,
+    Documents,
+    read_corpus,
+    read_parameters,
+    read_request,
+)
+from program_toolkit.job import Job, JobError, read_description, run
+from program_toolkit.limits import count_rows
+from program_toolkit.table import PayloadError, shorten
+from program_toolkit.words import OLD, clean, is_unspaced
 
 FORMAT_VERSION = 2  # 1, which is still served, has another rule for what a word is
 LIBRARIES = ("numpy", "scikit-learn", "scipy")

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = {
     "gam_model": ROOT / "gam_model/src/gam_model",
     "explainers": ROOT / "explainers/src/explainers",
+    "program_toolkit": ROOT / "container/toolkit/src/program_toolkit",
     "model_server": ROOT / "container/server/src/model_server",
     "code": ROOT / "code",
     "local_mode": ROOT / "local_mode",
@@ -19,11 +20,12 @@ SOURCES = {
 MAY_KNOW = {
     "gam_model": set(),
     "explainers": set(),
+    "program_toolkit": set(),
     "model_server": set(),
-    "code": {"gam_model", "explainers"},
+    "code": {"gam_model", "explainers", "program_toolkit"},
     "local_mode": set(),
 }
-PROGRAMS = {path.stem for path in (ROOT / "code").glob("*_logic.py")}
+PROGRAMS = {path.stem for path in (ROOT / "code").glob("*.py")}
 CLOUD = {"boto3", "botocore", "sagemaker", "sagemaker_training", "s3fs"}
 
 

@@ -85,7 +85,7 @@ class Project:
         }
         for sub in ("code", "container"):
             (self.root / sub).mkdir(parents=True)
-        for name in ("model_logic.py", "credit_logic.py", "payload.py"):
+        for name in ("model_logic.py", "credit_logic.py", "README.md"):
             (self.root / "code" / name).touch()
         shutil.copy(ROOT / "build_and_push.sh", self.root)
         shutil.copy(ROOT / "container" / "base_images.json", self.root / "container")

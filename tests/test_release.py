@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = {
     "gam_model": "gam_model",
     "explainers": "explainers",
+    "program_toolkit": "container/toolkit",
     "model_server": "container/server",
 }
 

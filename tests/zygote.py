@@ -11,7 +11,7 @@ import runpy
 import sys
 from pathlib import Path
 
-# What the programs import. The modules beside them are the job's own, so they are not here.
+# What the programs import. The programs are the job's own, so they are not here.
 for module in (
     "explainers",
     "gam_model.plots",
@@ -19,6 +19,7 @@ for module in (
     "joblib",
     "matplotlib.backends.backend_agg",
     "pandas",
+    "program_toolkit.job",
     "pyarrow.parquet",
     "sagemaker_training.environment",
     "scipy.stats",

@@ -1,14 +1,12 @@
-"""The model inside Lambda: a program's hooks, asked by events instead of by a server.
+"""The model inside Lambda: a program, asked by events instead of over a connection.
 
 ``code/`` and ``model/`` lie beside this file. awslambdaric calls `handler`; Zappa, which has a
 handler of its own, calls `application`.
 """
 
-import importlib
 import json
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 
 import events
 from events import Answer, Request
+from model_server.program import Program
 
 logger = logging.getLogger("app")
 logger.setLevel(logging.INFO)  # a line per request
@@ -37,9 +36,7 @@ class Application:
 
     def __init__(self, program: str, folder: Path, cors: events.Cors):
         self._cors = cors
-        sys.path.insert(0, str(folder / "code"))
-        self._program = importlib.import_module(Path(program).stem)
-        self._model = self._program.model_fn(str(folder / "model"))
+        self._program = Program(folder / "code" / program, [], folder / "model")
 
     def answer(self, request: Request) -> Answer:
         """Answer one request, and log it in one line."""
@@ -74,12 +71,11 @@ class Application:
         accept = request.headers.get("accept", "").strip()
         if accept in ("", "*/*"):  # the client leaves it to us
             accept = "application/json"
-        table = self._program.input_fn(
-            request.body, request.headers.get("content-type", "application/json")
-        )
-        answer = self._program.predict_fn(table, self._model)
-        body, content_type = self._program.output_fn(answer, accept)
-        return Answer(200, content_type, body)
+        content_type = request.headers.get("content-type", "application/json")
+        result = self._program(request.body, content_type, accept, request.headers)
+        attributes = result.custom_attributes
+        headers = {events.CUSTOM_ATTRIBUTES: attributes} if attributes else {}
+        return Answer(200, result.content_type, result.body, {**headers, **result.headers})
 
     def __call__(
         self, environ: Mapping[str, Any], start_response: Callable[..., Any]

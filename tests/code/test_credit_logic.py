@@ -21,11 +21,11 @@ from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import threadpool_limits
 
 import credit_logic
-import payload
 from examples import credit_data
 from gam_model import GAMRegressor
-from payload import CSV, JSON, JSONLINES, NPY
-from table import PayloadError
+from program_toolkit import payload
+from program_toolkit.payload import CSV, JSON, JSONLINES, NPY
+from program_toolkit.table import PayloadError
 
 CODE = Path(credit_logic.__file__).parent
 TARGET = credit_data.TARGET

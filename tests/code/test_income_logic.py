@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import income_logic
-import payload
-from payload import JSON
-from table import PayloadError, Table
+from program_toolkit import payload
+from program_toolkit.payload import JSON
+from program_toolkit.table import PayloadError, Table
 
 ROOT = Path(__file__).parents[2]
 PERSON = {

@@ -18,9 +18,9 @@ import psutil
 import pytest
 
 import model_logic
-import payload
 from gam_model import GAMRegressor
-from payload import JSON, PayloadError
+from program_toolkit import payload
+from program_toolkit.payload import JSON, PayloadError
 
 CODE = Path(model_logic.__file__).parent
 
@@ -336,7 +336,7 @@ def contracts(n_rows=400) -> pd.DataFrame:
 @pytest.mark.parametrize("limit", ["1000", "0"])
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 def test_dates_are_read_and_ids_left_out(run, tmp_path, monkeypatch, form, limit):
-    monkeypatch.setattr("job.ROWS", 70)
+    monkeypatch.setattr("program_toolkit.job.ROWS", 70)
     frame = contracts()
     files = (
         {"train/t.csv": frame.to_csv(index=False)} if form == "csv" else {"train/t.parquet": frame}
@@ -374,7 +374,7 @@ def test_dates_are_read_and_ids_left_out(run, tmp_path, monkeypatch, form, limit
 
 @pytest.mark.parametrize("limit", ["1000", "0"])
 def test_a_column_is_a_category_by_choice(run, tmp_path, monkeypatch, limit):
-    monkeypatch.setattr("job.ROWS", 70)
+    monkeypatch.setattr("program_toolkit.job.ROWS", 70)
     frame = contracts().assign(rooms=np.arange(400) % 3)
     files = {"train/t.csv": frame.drop(columns=["note", "seen"]).to_csv(index=False)}
     how = ["--target", "pay", "--categorical", "id, rooms", "--stream-above", limit]
@@ -389,8 +389,8 @@ def test_a_column_is_a_category_by_choice(run, tmp_path, monkeypatch, limit):
 
 
 def test_a_large_channel_is_streamed_to_the_same_model(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("job.ROWS", 70)
-    monkeypatch.setattr("channels.Progress.__init__.__defaults__", (0.0,))
+    monkeypatch.setattr("program_toolkit.job.ROWS", 70)
+    monkeypatch.setattr("program_toolkit.channels.Progress.__init__.__defaults__", (0.0,))
     frame = workers()
     files = {"train/1.csv": frame[:250].to_csv(index=False), "train/2.parquet": frame[250:]}
     files |= {"test/t.csv": frame[:50].to_csv(index=False)}

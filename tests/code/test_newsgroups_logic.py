@@ -22,9 +22,9 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 import newsgroups_logic as program
-from job import HyperparameterParser, Job, JobError
-from payload import CSV, JSON, JSONLINES
-from table import PayloadError
+from program_toolkit.job import HyperparameterParser, Job, JobError
+from program_toolkit.payload import CSV, JSON, JSONLINES
+from program_toolkit.table import PayloadError
 
 ROOT = Path(__file__).parents[2]
 TEXT = program.TEXT

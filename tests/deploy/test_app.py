@@ -387,6 +387,43 @@ def output_fn(answer, accept): return answer, accept
 """
 
 
+WHOLE = """
+def model_fn(model_dir, context): return len(context.model_dir)
+def transform_fn(model, body, content_type, accept, context):
+    context.custom_attributes += "+seen"
+    return f"{body.decode()} {content_type} {accept} {model > 0} {context.request_headers['x-id']}"
+"""
+
+ARITY = """
+def model_fn(model_dir): return 2
+def input_fn(body, content_type): return body.decode()
+def predict_fn(data, model, context): return data * model + context.custom_attributes
+def output_fn(answer, accept): return answer
+"""
+
+
+@pytest.mark.parametrize(
+    ("hooks", "expected", "attributes"),
+    [(WHOLE, "a,b text/csv text/plain True 7", "mine+seen"), (ARITY, "a,ba,bmine", "mine")],
+    ids=["transform_fn", "arity"],
+)
+def test_hooks_are_called_as_the_server_calls_them(
+    start, lay_out, event, serve, job, hooks, expected, attributes
+):
+    folder, name = lay_out(), "X-Amzn-SageMaker-Custom-Attributes"
+    (folder / "code" / "hooks_logic.py").write_text(hooks)
+    headers = {"Content_Type": CSV, "Accept": "text/plain", "X_Id": "7"}
+    headers[name.replace("-", "_")] = "mine"
+    with start(folder, "hooks_logic.py") as (api, _, _):
+        _, answer = api.ask(event(2, "a,b", **headers))
+    assert (answer["statusCode"], answer["body"]) == (200, expected), answer
+    assert answer["headers"] == {"Content-Type": "text/plain", name: attributes}
+    with serve(job.base, folder / "code", SAGEMAKER_PROGRAM="hooks_logic.py") as endpoint:
+        same = endpoint.request("POST", "/invocations", "a,b", **headers)
+    assert (same.body.decode(), same.content_type) == (expected, "text/plain")
+    assert same.headers[name] == attributes
+
+
 def test_an_error_in_the_model_is_a_500_and_the_next_request_is_answered(
     start, lay_out, event, error_of
 ):

@@ -66,8 +66,7 @@ def test_says_what_sagemaker_reads(config):
 def test_program_folder_holds_the_program_only(docker, image):
     # For a requirements.txt or setup.py the toolkits would run pip at start.
     listing = docker("run", "--rm", image, "ls", "/opt/program").stdout.split()
-    shared = {path.name for path in (ROOT / "code").glob("*.py") if "_logic" not in path.name}
-    assert set(listing) == {"__pycache__", "model_logic.py"} | shared
+    assert set(listing) == {"__pycache__", "model_logic.py"}
 
 
 def test_there_is_room_for_code_that_is_sent(docker, image):
@@ -256,7 +255,7 @@ def test_failed_job_says_why_and_leaves_no_model(image, job, train, spoil, sente
 # Waits for its end where another program would compute for hours.
 PATIENT_PROGRAM = """
 import signal
-from job import run
+from program_toolkit.job import run
 
 def train(job, arguments):
     job.write_json("half.json", {})

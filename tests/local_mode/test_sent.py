@@ -23,7 +23,7 @@ ROLE = "arn:aws:iam::123456789012:role/local"
 PROGRAM = """
 import json, os, sys
 from pathlib import Path
-import job  # the image's
+import program_toolkit  # the image's
 
 WORD = "sent"
 
@@ -203,8 +203,8 @@ def test_dependencies_are_found_in_training_and_in_serving(session, source, tmp_
 
 
 def test_the_images_modules_give_way_to_what_is_sent(session, source, capsys):
-    text = PROGRAM.replace('WORD = "sent"', "WORD = job.WORD")
-    folder = source(text=text, **{"job.py": "WORD = 'mine'\n"})
+    text = PROGRAM.replace('WORD = "sent"', "WORD = program_toolkit.WORD")
+    folder = source(text=text, **{"program_toolkit.py": "WORD = 'mine'\n"})
     estimator(session, entry_point="train.py", source_dir=folder).fit()
     assert "trained by mine" in capsys.readouterr().out
 

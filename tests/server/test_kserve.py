@@ -7,10 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-import predictor
 from gam_model import AdditiveModel
 from model_server import kserve
 from model_server.settings import Settings
+from program_toolkit import predictor
 
 INFER, PREDICT = "/v2/models/pay/infer", "/v1/models/pay:predict"
 NAMES = ["age", "debt", "city"]

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from channels import Progress
 from gam_model.dates import read_iso
-from job import Job, JobError, split_target
-from table import Table
+from program_toolkit.channels import Progress
+from program_toolkit.job import Job, JobError, split_target
+from program_toolkit.table import Table
 
 NAN = float("nan")
 FRAME = pd.DataFrame(

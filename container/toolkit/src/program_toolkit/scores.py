@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from limits import find_far, find_unknown
+from program_toolkit.limits import find_far, find_unknown
 
 if TYPE_CHECKING:
     from gam_model import AdditiveModel

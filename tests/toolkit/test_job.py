@@ -11,11 +11,9 @@ import pandas as pd
 import psutil
 import pytest
 
-import job
-from job import HyperparameterParser, Job, JobError, split_target
-from table import Table
+from program_toolkit.job import HyperparameterParser, Job, JobError, split_target
+from program_toolkit.table import Table
 
-CODE = Path(job.__file__).parent
 FRAME = pd.DataFrame({"a": [1, 2, 3], "b": [0.5, 0.25, 0.125], "y": [4.0, 5.0, 6.0]})
 VALUES = FRAME.to_numpy(dtype=float)
 
@@ -326,7 +324,7 @@ def run_program(tmp_path):
     def start(body):
         program = tmp_path / "program.py"
         program.write_text(
-            "import time\nimport numpy as np\nimport job\n"
+            "import time\nimport numpy as np\nfrom program_toolkit import job\n"
             "def train(job, arguments):\n"
             "    (job.model_dir / 'sub').mkdir()\n"
             "    (job.model_dir / 'sub' / 'half').touch()\n"
@@ -338,7 +336,6 @@ def run_program(tmp_path):
             [sys.executable, program],
             env={
                 **os.environ,
-                "PYTHONPATH": str(CODE),
                 "PYTHONDONTWRITEBYTECODE": "1",
                 "OMP_NUM_THREADS": "1",
                 "SM_MODEL_DIR": str(tmp_path / "model"),
@@ -373,7 +370,7 @@ def test_success_leaves_the_model_and_no_failure(run_program, tmp_path):
     ],
 )
 def test_failure_leaves_one_sentence_and_no_model(run_program, tmp_path, body, failure, traced):
-    process = run_program(f"import job as job_module\n{body}")
+    process = run_program(f"from program_toolkit import job as job_module\n{body}")
     _, log = process.communicate(timeout=30)
     assert process.returncode == 1
     assert (tmp_path / "output" / "failure").read_text() == failure

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
-from table import FirstLine, PayloadError, Table, is_missing, read_number, shorten
+from program_toolkit.table import FirstLine, PayloadError, Table, is_missing, read_number, shorten
 
 DELIMITERS = ",;\t|"  # in the order of preference
 _SAMPLE = 1000  # lines that tell what a file is like

@@ -24,8 +24,8 @@ from typing import NoReturn
 
 import numpy as np
 
-from channels import ROWS, Channel, Chunks, JobError
-from table import Table, read_number, shorten
+from program_toolkit.channels import ROWS, Channel, Chunks, JobError
+from program_toolkit.table import Table, read_number, shorten
 
 
 class _Stopped(BaseException):

@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
-import answers
-import payload
-from answers import Answer, Explanation
-from payload import CSV, JSON, JSONLINES, NPY, PayloadError
+from program_toolkit import answers, payload
+from program_toolkit.answers import Answer, Explanation
+from program_toolkit.payload import CSV, JSON, JSONLINES, NPY, PayloadError
 
 
 def never() -> Explanation:

@@ -12,8 +12,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from delimited import parse_csv
-from table import PayloadError, Table, as_text, shorten
+from program_toolkit.delimited import parse_csv
+from program_toolkit.table import PayloadError, Table, as_text, shorten
 
 NPY = "application/x-npy"
 CSV = "text/csv"

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import payload
-from channels import JobError, find_suffix, is_hidden, read_unpacked
-from delimited import DELIMITERS
-from job import Job
-from table import PayloadError, shorten
+from program_toolkit import payload
+from program_toolkit.channels import JobError, find_suffix, is_hidden, read_unpacked
+from program_toolkit.delimited import DELIMITERS
+from program_toolkit.job import Job
+from program_toolkit.table import PayloadError, shorten
 
 TEXT = "text/plain"
 

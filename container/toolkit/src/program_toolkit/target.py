@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from job import JobError
-from table import is_missing, read_number, shorten
+from program_toolkit.job import JobError
+from program_toolkit.table import is_missing, read_number, shorten
 
 _YES = {"yes", "y", "true", "t", "positive", "pos"}  # what counts as 1 unless told otherwise
 _FEW = 10  # different whole numbers: so few may be codes

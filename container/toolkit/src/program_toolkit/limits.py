@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from table import Table, shorten
+from program_toolkit.table import Table, shorten
 
 if TYPE_CHECKING:
     from gam_model import AdditiveModel

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from delimited import find_named, read_blocks
-from payload import read_npy_header
-from table import PayloadError, Table, as_text, read_number, shorten
+from program_toolkit.delimited import find_named, read_blocks
+from program_toolkit.payload import read_npy_header
+from program_toolkit.table import PayloadError, Table, as_text, read_number, shorten
 
 ROWS = 100_000  # of a chunk: 8 MB with ten columns of numbers
 

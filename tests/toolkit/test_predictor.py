@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-import predictor
-from predictor import PredictorError, fetch_predictions
+from program_toolkit import predictor
+from program_toolkit.predictor import PredictorError, fetch_predictions
 
 ROWS = [[float(i), "a"] for i in range(7)]
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
-import payload
 from gam_model.dates import read_iso, recognize
-from table import PayloadError, Table
+from program_toolkit import payload
+from program_toolkit.table import PayloadError, Table
 
 NAN = float("nan")
 PEOPLE = Table.of_columns(

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, seed, settings
 from hypothesis import strategies as st
 
-import payload
-from payload import CSV, JSON, JSONLINES, NPY, PayloadError, Table
+from program_toolkit import payload
+from program_toolkit.payload import CSV, JSON, JSONLINES, NPY, PayloadError, Table
 
 ROWS = np.array([[1.0, 2.5], [-3.0, 4e-3], [5.0, 6e10]])
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from limits import FAR
+from program_toolkit.limits import FAR
 
 if TYPE_CHECKING:
     from gam_model import AdditiveModel
-    from scores import Scores
+    from program_toolkit.scores import Scores
 
 _WORSE = 0.1  # of R^2 or of the area under the ROC curve, between training and test
 _SHARE = 0.01  # of the rows: fewer are not worth a word

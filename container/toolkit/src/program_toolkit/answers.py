@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import orjson
 
-from payload import CSV, JSON, JSONLINES, NPY, parse_media_type
-from table import PayloadError, shorten
+from program_toolkit.payload import CSV, JSON, JSONLINES, NPY, parse_media_type
+from program_toolkit.table import PayloadError, shorten
 
 
 @dataclass(frozen=True)
