@@ -1,6 +1,6 @@
 # The only task runner. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebook test check dist audit bench bench-serve contract image manifests lock clean \
+.PHONY: help setup demo notebook test check dist audit bench bench-serve contract image manifests program lock clean \
 	lambda-model lambda-image lambda-package lambda-deploy lambda-update lambda-undeploy \
 	lambda-shell lambda-clean
 
@@ -84,10 +84,19 @@ manifests: ## Render deploy/kubernetes/OVERLAY into the one file MANIFESTS
 		$$build deploy/kubernetes/$(OVERLAY) >$(MANIFESTS).part && mv $(MANIFESTS).part $(MANIFESTS)
 	@echo "$(MANIFESTS) is deploy/kubernetes/$(OVERLAY)"
 
-lock: setup ## Pin anew what goes into the images
+program: ## Start a program of your own from one that works: NAME=churn, see docs/your-own-program.md
+	@printf '%s' '$(NAME)' | grep -Eqx '[a-z][a-z0-9_]*' || { \
+		echo "Name it by lower-case letters, digits and _, as in: make program NAME=churn"; false; }
+	@! test -e code/$(NAME)_logic.py || { echo "code/$(NAME)_logic.py is there already"; false; }
+	@set -e; for file in skeleton_logic.py:code skeleton_logic.in:container/requirements \
+		skeleton_logic.apt:container/requirements test_skeleton_logic.py:tests/code skeleton.json:examples; do \
+		made=$${file#*:}/$$(echo $${file%:*} | sed 's/skeleton/$(NAME)/'); \
+		sed 's/skeleton/$(NAME)/g' examples/program/$${file%:*} >$$made; echo $$made; done
+
+lock: setup ## Pin anew what goes into the images; or into that of one program, PROGRAM=churn
 	$(BIN)/pip install --quiet uv
-	$(LOCK) container/base/requirements.in --output-file container/base/requirements.txt
-	for program in container/requirements/*.in; do \
+	$(if $(PROGRAM),,$(LOCK) container/base/requirements.in --output-file container/base/requirements.txt)
+	for program in $(or $(PROGRAM:%=container/requirements/%_logic.in),container/requirements/*.in); do \
 		$(LOCK) $(PACKAGES:%=%/pyproject.toml) $$program \
 			--constraint container/base/requirements.txt --output-file $${program%.in}.txt; \
 	done

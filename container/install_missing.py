@@ -21,6 +21,12 @@ def normalize(name: str) -> str:
 
 def main(requirements: Path) -> None:
     """Install the missing pins under the constraint of everything that is installed."""
+    if not requirements.exists():
+        name = requirements.stem.removesuffix("_logic")
+        sys.exit(
+            f"There is no container/requirements/{requirements.name}. Say what the program needs "
+            f"in {requirements.stem}.in beside it, then run: make lock PROGRAM={name}"
+        )
     # A package that lies on Python's path twice is imported from the first place.
     installed = reversed(list(importlib.metadata.distributions()))
     base = {normalize(d.name): d.version for d in installed}
