@@ -24,7 +24,8 @@ notebook: setup ## Open the notebook in JupyterLab
 	$(BIN)/jupyter lab example.ipynb
 
 test: .venv/tests ## Run all tests; those that need Docker are left out where there is no engine
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup --durations 10
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --no-loadscope-reorder \
+		--durations 10
 
 check: .venv/tests ## Check style, types, spelling and workflows
 	$(BIN)/ruff check .

@@ -22,14 +22,22 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = Path(sys.executable).parent
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Have processes share the tests by file, and those in images be one process's, and begin."""
-    groups = {item: item.path.relative_to(ROOT / "tests").parts for item in items}
-    items.sort(key=lambda item: groups[item][0] != "image")
-    for item, parts in groups.items():
-        group = parts[0] if parts[0] == "image" else "/".join(parts)
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Begin with those in images, which take longest."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/image/"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Have processes share the tests by file; those in images share what one process built."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            image = "tests/image/"
+            return image if nodeid.startswith(image) else nodeid.partition("::")[0]
+
+    return ByFile(config, log)
 
 
 class Split(NamedTuple):
