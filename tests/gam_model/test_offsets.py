@@ -209,7 +209,7 @@ class TestRouting:
         grid = GridSearchCV(
             GAMRegressor(family="poisson"), self.grid, cv=self.cv, error_score="raise"
         )
-        with pytest.raises(ValueError, match="so score needs that of the rows, too"):
+        with pytest.raises(ValueError, match="so score needs the offset of its rows"):
             grid.fit(X, y, offset=offset)
 
 
