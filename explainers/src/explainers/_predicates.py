@@ -90,6 +90,7 @@ def find_rows(
             mask = _COMPARE[upper[1]](column, float(upper[2]))
             return mask & _COMPARE[lower[2]](float(lower[1]), column) if before else mask
     raise ValueError(
-        f"{text!r} names no known feature; write it as in 'Age <= 37', '20 < Age <= 37', "
+        f"{text!r} is not a predicate on a known feature; write it as in 'Age <= 37', "
+        "'20 < Age <= 37', "
         "'Job = clerk' or 'Age is missing', numbers for numeric and names for categorical features"
     )
