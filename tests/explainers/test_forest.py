@@ -383,7 +383,7 @@ def test_missing_values_are_refused_where_scikit_learn_takes_none(data, splitter
         return
     with pytest.raises(ValueError, match="contains NaN"):
         tree.predict(asked)
-    with pytest.raises(ValueError, match="row 1, column 2 is missing, and the model takes no mis"):
+    with pytest.raises(ValueError, match="row 1, column 2 is missing, and the model does not"):
         explainer.shap_values(asked)
 
 

@@ -284,7 +284,7 @@ class TestContributions:
         (axes,) = plot_contributions(gam, row.assign(age=np.nan, job=None)).axes
         labels = [text.get_text() for text in axes.get_yticklabels()]
         assert {"age missing", "job missing"} <= set(labels)
-        with pytest.warns(UserWarning, match="has not seen"):
+        with pytest.warns(UserWarning, match="did not see"):
             (axes,) = plot_contributions(gam, row.assign(job="king")).axes
         assert "job: unseen level" in [text.get_text() for text in axes.get_yticklabels()]
 

@@ -93,7 +93,7 @@ def test_an_unseen_level_is_the_base(columns):
         assert gam.contributions(row)[0, 0] == 0
     with pytest.warns(UserWarning, match="'job'"):
         assert gam.explain(row)["value"]["job"] == "pilot"
-    with pytest.warns(UserWarning, match="column 'rate' holds missing cells that fit has not"):
+    with pytest.warns(UserWarning, match="column 'rate' holds missing cells that fit did not"):
         assert gam.contributions(X[:1].assign(rate=np.nan))[0, 1] == 0
 
 
