@@ -1,4 +1,4 @@
-"""Run the same SageMaker jobs on this machine: as processes or as containers."""
+"""Run SageMaker jobs on this machine, as processes or as containers."""
 
 from local_mode.config import Config, ConfigError, load_config
 from local_mode.sessions import session_for

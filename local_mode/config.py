@@ -1,4 +1,4 @@
-"""config.json: where a job runs, and with what."""
+"""The configuration file, config.json."""
 
 import dataclasses
 import difflib
@@ -16,32 +16,32 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
 class ConfigError(ValueError):
-    """A key of config.json is missing, unknown or has a value that cannot work."""
+    """A key of config.json is missing or unknown, or its value is invalid."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What config.json says.
+    """The content of config.json.
 
     Parameters
     ----------
     mode : {"process", "docker", "aws"}
         Where jobs run.
     region : str or None
-        AWS region; None takes the one of the AWS configuration.
+        AWS region; None for that of the AWS configuration.
     default_bucket : str or None
-        S3 bucket for data and models; None takes SageMaker's default for account and region.
+        S3 bucket for data and models; None for SageMaker's default for account and region.
     role_arn : str or None
-        Role that jobs and endpoints run under. Needed in mode aws only.
+        Role of jobs and endpoints. Required only in mode aws.
     image_uri : str
         The image. In mode process it is a name only.
     program : str
-        The file of code/ that mode process runs where a job sends no code; the other modes then
-        run what the image was built with.
+        The file of code/ that mode process runs if a job sends no code; the other modes then
+        run the program that the image was built with.
     train_instance_type, serve_instance_type : str
         Instance types in mode aws; the other modes run on this machine.
     hyperparameters : dict
-        Passed to the program as they are.
+        Passed to the program unchanged.
     """
 
     mode: str = "process"
@@ -61,7 +61,7 @@ class Config:
         Raises
         ------
         ConfigError
-            Names the key, what it holds and what it takes.
+            With the key, its value and what is expected.
         """
         if not isinstance(content, dict):
             raise ConfigError("config.json must hold one JSON object")
@@ -129,8 +129,8 @@ def load_config(path: str | os.PathLike | None = None) -> Config:
     Returns
     -------
     Config
-        With the instance type ``local`` and a placeholder for the role where no AWS is involved,
-        so that the same SDK calls serve every mode.
+        Outside AWS with the instance type ``local`` and a placeholder for the role,
+        so that the same SDK calls work in every mode.
 
     Raises
     ------

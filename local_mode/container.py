@@ -1,4 +1,4 @@
-"""A container of the image as a process: a private /opt/ml tree, and one command over it."""
+"""Emulation of a container by a process with a private /opt/ml tree."""
 
 import contextlib
 import importlib.util
@@ -14,12 +14,12 @@ _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 
 
 class Container:
-    """What ``docker run IMAGE train`` or ``docker run IMAGE serve`` would be, without Docker.
+    """``docker run IMAGE train`` or ``docker run IMAGE serve`` without Docker.
 
     Parameters
     ----------
     folder : Path
-        Everything that the container writes lies below it.
+        Root of everything that the container writes.
     program : str
         The file of code/ that the image was "built" with.
     """
@@ -44,15 +44,15 @@ class Container:
         ----------
         command : {"train", "serve"}
         environment : mapping of str to str
-            What the request adds to the image's environment.
+            Additions to the image's environment.
         log : Path, optional
-            Where the output goes; by default to the returned process's ``stdout``.
+            File for the output; by default it goes to the returned process's ``stdout``.
         """
         scripts = Path(sys.executable).parent
         executable = shutil.which(command, path=str(scripts))
         if executable is None:
             raise RuntimeError(f"no {command!r} in {scripts}; run 'make setup' first")
-        # What the image's ENV says, with this machine's paths.
+        # As the ENV of the image, with this machine's paths.
         image = {
             "PATH": f"{scripts}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "SAGEMAKER_BASE_DIR": str(self.base),
@@ -65,8 +65,8 @@ class Container:
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         if importlib.util.find_spec("gethostname") is None:
-            # The toolkit imports its compiled helper for MPI, which no process job uses, and
-            # which a machine without a compiler lacks.
+            # Stub of the toolkit's compiled MPI helper, which it always imports, but which is
+            # unused here and absent without a compiler.
             (self._programs / "gethostname.py").touch()
         output = {"stdout": subprocess.PIPE, "encoding": "utf-8", "errors": "replace"}
         with contextlib.ExitStack() as files:
@@ -78,15 +78,15 @@ class Container:
                 stderr=subprocess.STDOUT,
                 cwd=self._folder,
                 env={**os.environ, **image, **environment},
-                start_new_session=True,  # Ctrl-C is the caller's to handle
+                start_new_session=True,  # the caller handles Ctrl-C
                 **output,
             )
         return self._process
 
     def remove(self) -> None:
-        """End the command, if it still runs, and delete what it wrote."""
+        """Stop the command if it is still running, and delete its files."""
         if self._process is not None:
-            self._process.stdin.close()  # tells the supervisor
+            self._process.stdin.close()  # the supervisor then stops the command
             self._process.wait()
             if self._process.stdout is not None:
                 self._process.stdout.close()

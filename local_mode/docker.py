@@ -1,4 +1,4 @@
-"""SageMaker's API for one session, carried out by the containers of the SDK's own local mode."""
+"""SageMaker's API for one session, implemented by the SDK's local mode in containers."""
 
 import contextlib
 import json
@@ -20,17 +20,17 @@ _SUBMIT_DIRECTORY = "sagemaker_submit_directory"
 
 
 class DockerClient(LocalSagemakerClient):
-    """The SDK's client, which also brings containers the code that they are sent.
+    """The SDK's local client, extended to deliver code to the containers.
 
-    On SageMaker a container fetches it from S3. This session's S3 is on loopback, where no
-    container gets to, so the code is unpacked here, and mounted as the SDK mounts a local folder.
+    On SageMaker a container downloads its code from S3. This session's S3 is on loopback, which
+    containers cannot reach, so the code is unpacked here and mounted like a local folder.
 
     Parameters
     ----------
     session : LocalSession
-        For S3.
+        Used for S3.
     folder : Path
-        Everything that is written here lies below it.
+        Root of everything written.
     """
 
     def __init__(self, session: LocalSession, folder: Path):
@@ -46,12 +46,12 @@ class DockerClient(LocalSagemakerClient):
         Environment: Mapping[str, str] | None = None,
         **rest: Any,
     ) -> None:
-        """Run a training job to its end.
+        """Run a training job and wait for its end.
 
         Raises
         ------
         UnexpectedStatusException
-            If the job failed, with what the program wrote about it.
+            If the job failed, with the program's failure message.
         """
         hyperparameters, environment = dict(HyperParameters or {}), dict(Environment or {})
         sent = environment.pop(_SUBMIT_DIRECTORY.upper(), None)
@@ -59,7 +59,7 @@ class DockerClient(LocalSagemakerClient):
             hyperparameters[_SUBMIT_DIRECTORY] = json.dumps(sent)
         try:
             if _SUBMIT_DIRECTORY in hyperparameters:
-                uri = self._bring(hyperparameters[_SUBMIT_DIRECTORY].strip('"'))  # or unquoted
+                uri = self._bring(hyperparameters[_SUBMIT_DIRECTORY].strip('"'))  # maybe quoted
                 hyperparameters[_SUBMIT_DIRECTORY] = json.dumps(uri)
             super().create_training_job(
                 TrainingJobName=TrainingJobName,
@@ -68,7 +68,7 @@ class DockerClient(LocalSagemakerClient):
                 Environment=environment,
                 **rest,
             )
-        except RuntimeError as error:  # the SDK says how the container ended, and not why
+        except RuntimeError as error:  # the SDK reports the exit code, but not the reason
             reason = self._read_failure(TrainingJobName, OutputDataConfig["S3OutputPath"])
             raise UnexpectedStatusException(
                 f"Error for Training job {TrainingJobName}: Failed. Reason: {reason or error}",
@@ -79,7 +79,7 @@ class DockerClient(LocalSagemakerClient):
     def create_model(
         self, *, ModelName: str, PrimaryContainer: Mapping[str, Any], **rest: Any
     ) -> None:
-        """Keep the description of a model."""
+        """Store the description of a model."""
         environment = dict(PrimaryContainer.get("Environment") or {})
         if uri := environment.get(_SUBMIT_DIRECTORY.upper()):
             environment[_SUBMIT_DIRECTORY.upper()] = self._bring(uri)
@@ -87,13 +87,13 @@ class DockerClient(LocalSagemakerClient):
         super().create_model(ModelName, container, **rest)
 
     def _bring(self, uri: str) -> str:
-        """Return a URI from which the SDK can mount what a URI names."""
+        """Return a URI of the code at `uri` that the SDK can mount."""
         parsed = urlparse(uri)
         if parsed.scheme not in ("s3", "file"):
             return uri
         folder = tempfile.mkdtemp(prefix="code-", dir=self._folder)
         try:
-            if parsed.scheme == "file":  # a copy, for a program may write beside itself
+            if parsed.scheme == "file":  # a copy, as a program may write to its own folder
                 ignored = shutil.ignore_patterns(".git", "__pycache__")
                 source = Path(parsed.netloc + parsed.path).resolve()
                 shutil.copytree(source, folder, ignore=ignored, dirs_exist_ok=True)
@@ -111,7 +111,7 @@ class DockerClient(LocalSagemakerClient):
                 custom_extractall_tarfile(tar, folder)
 
     def _read_failure(self, job: str, output: str) -> str | None:
-        """Return the job's failure file, which the SDK has put among its output."""
+        """Return the content of the job's failure file, which the SDK put into its output."""
         parsed = urlparse(output)
         prefix = parsed.path.strip("/")
         key = "/".join(filter(None, (prefix, job, "output/output.tar.gz")))

@@ -1,4 +1,4 @@
-"""AWS on loopback: moto serves the API, and the environment leads nowhere else."""
+"""AWS on loopback, served by moto."""
 
 import contextlib
 import logging
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from moto.server import ThreadedMotoServer
 
-# What may stay of the caller's AWS settings: a certificate bundle gives no access to an account.
+# AWS settings of the caller that are kept: a certificate bundle gives no access to an account.
 _KEPT = {"AWS_CA_BUNDLE"}
 
 _lock = threading.Lock()
@@ -20,20 +20,22 @@ _resources = contextlib.ExitStack()
 def aws(region: str) -> Iterator[None]:
     """Point this process's AWS clients at a moto server on loopback.
 
-    All open contexts share one server and its buckets. The environment is as before when the
-    last one closes.
+    All open contexts share one server and its buckets. The environment is restored when the last
+    one closes.
 
     Parameters
     ----------
     region : str
-        Region that clients without one of their own get.
+        Default region of clients.
     """
     global _users
     with _lock:
         if _users == 0:
             server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
             server.start()
-            logging.getLogger("werkzeug").setLevel(logging.WARNING)  # not a line per request
+            logging.getLogger("werkzeug").setLevel(
+                logging.WARNING
+            )  # suppress a log line per request
             _resources.callback(server.stop)
             host, port = server.get_host_and_port()
             _resources.enter_context(_environment(f"http://{host}:{port}", region))
@@ -56,7 +58,7 @@ def _environment(endpoint: str, region: str) -> Iterator[None]:
         "AWS_REGION": region,
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_EC2_METADATA_DISABLED": "true",
-        # A profile or an endpoint in the user's files must not win over the above.
+        # A profile or an endpoint in the user's files must not override the above.
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }

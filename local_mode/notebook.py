@@ -1,4 +1,4 @@
-"""Runs a notebook from top to bottom and prints what its cells print.
+"""Run a notebook from top to bottom and print the output of its cells.
 
 Usage: python -m local_mode.notebook NOTEBOOK [--save EXECUTED_COPY]
 """
@@ -21,7 +21,7 @@ def run(notebook: Path, save: Path | None = None) -> None:
     ----------
     notebook : Path
     save : Path, optional
-        Where the executed copy goes.
+        File for the executed copy.
 
     Raises
     ------
@@ -35,13 +35,13 @@ def run(notebook: Path, save: Path | None = None) -> None:
             print(output.get("text", ""), end="", flush=True)
 
     with tempfile.TemporaryDirectory(prefix="notebook-") as folder:
-        # Kernel files stay out of the home folder.
+        # Keep kernel files out of the home folder.
         os.environ.update(IPYTHONDIR=folder, JUPYTER_RUNTIME_DIR=folder)
         client = NotebookClient(
             content,
             timeout=1800,
             kernel_name="python3",
-            extra_arguments=["--IPKernelApp.log_level=40"],  # of its own affairs, errors only
+            extra_arguments=["--IPKernelApp.log_level=40"],  # log only the kernel's errors
             resources={"metadata": {"path": str(notebook.resolve().parent)}},
             on_cell_executed=print_output,
         )
@@ -57,12 +57,12 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("notebook", type=Path)
-    parser.add_argument("--save", type=Path, help="where the executed copy goes")
+    parser.add_argument("--save", type=Path, help="file for the executed copy")
     arguments = parser.parse_args()
     try:
         run(arguments.notebook, arguments.save)
     except CellExecutionError as error:
-        # The SDK has rich draw tracebacks, which would not be part of the error's text.
+        # The SDK makes rich print tracebacks, so they are not part of the error's text.
         sys.exit(f"{error}\n{error.ename}: {error.evalue}")
 
 

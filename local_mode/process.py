@@ -1,4 +1,4 @@
-"""SageMaker's API for one session, carried out by child processes.
+"""SageMaker's API for one session, implemented by child processes.
 
 `ProcessClient` has the methods of boto3's SageMaker client that jobs and endpoints need, with the
 same names, arguments and answers, so the SDK and plain boto3 code use it unchanged. A job runs
@@ -39,11 +39,11 @@ class ProcessClient:
     Parameters
     ----------
     session : sagemaker.Session
-        For S3.
+        Used for S3.
     program : str
-        The file of code/ that the "image" runs, unless a request names or sends another.
+        The file of code/ that the "image" runs, unless a request names or sends another program.
     folder : Path
-        Everything that is written here lies below it.
+        Root of everything written.
     """
 
     def __init__(self, session: sagemaker.Session, program: str, folder: Path):
@@ -57,7 +57,7 @@ class ProcessClient:
         self._containers: dict[str, Container] = {}
 
     def close(self) -> None:
-        """End every child process."""
+        """Stop every child process."""
         for name in list(self._containers):
             self._remove(name)
 
@@ -73,12 +73,12 @@ class ProcessClient:
         Environment: Mapping[str, str] | None = None,
         **rest: Any,
     ) -> dict:
-        """Run a training job to its end, with its output on standard output.
+        """Run a training job with its output on standard output, and wait for its end.
 
         Raises
         ------
         UnexpectedStatusException
-            If the job failed, with what the program wrote about it, or was interrupted.
+            If the job failed, with the program's failure message, or was interrupted.
         """
         job = self._training_jobs[TrainingJobName] = {
             "TrainingJobName": TrainingJobName,
@@ -97,7 +97,7 @@ class ProcessClient:
             job["TrainingJobStatus"] = "Completed"
         except Exception as error:
             job |= {"TrainingJobStatus": "Failed", "FailureReason": str(error)[:1024]}
-        except KeyboardInterrupt:  # fit() would swallow it and return as if all were well
+        except KeyboardInterrupt:  # fit() would swallow it and return as if the job had succeeded
             job |= {"TrainingJobStatus": "Stopped", "FailureReason": "interrupted"}
         job["SecondaryStatus"] = status = job["TrainingJobStatus"]
         if status != "Completed":
@@ -110,7 +110,7 @@ class ProcessClient:
         return {"TrainingJobArn": job["TrainingJobArn"]}
 
     def describe_training_job(self, *, TrainingJobName: str) -> dict:
-        """Return what is known of a training job."""
+        """Return the description of a training job."""
         return _look_up(self._training_jobs, "training job", TrainingJobName)
 
     def _train(self, job: Mapping[str, Any]) -> str:
@@ -133,7 +133,7 @@ class ProcessClient:
             self._remove(name)
 
     def _write_input(self, base: Path, job: Mapping[str, Any]) -> None:
-        """Lay out /opt/ml as SageMaker does before it starts a training container."""
+        """Create /opt/ml as SageMaker does before it starts a training container."""
         for folder in ("input/config", "output/data"):
             (base / folder).mkdir(parents=True)
         channels = {}
@@ -151,7 +151,7 @@ class ProcessClient:
         configurations = {
             "hyperparameters": job["HyperParameters"],
             "inputdataconfig": channels,
-            # The toolkit waits until its host's name resolves.
+            # Must resolve, or the toolkit waits for it.
             "resourceconfig": {
                 "current_host": "localhost",
                 "hosts": ["localhost"],
@@ -173,7 +173,7 @@ class ProcessClient:
     # ------------------------------------------------------------ models and endpoints
 
     def create_model(self, *, ModelName: str, PrimaryContainer: dict, **rest: Any) -> dict:
-        """Keep the description of a model."""
+        """Store the description of a model."""
         arn = f"{_ARN}model/{ModelName}"
         description = {"ModelName": ModelName, "ModelArn": arn}
         self._models[ModelName] = description | {"PrimaryContainer": PrimaryContainer} | rest
@@ -191,7 +191,7 @@ class ProcessClient:
     def create_endpoint_config(
         self, *, EndpointConfigName: str, ProductionVariants: list[dict], **rest: Any
     ) -> dict:
-        """Keep the configuration of an endpoint."""
+        """Store the configuration of an endpoint."""
         arn = f"{_ARN}endpoint-config/{EndpointConfigName}"
         description = {"EndpointConfigName": EndpointConfigName, "EndpointConfigArn": arn}
         self._endpoint_configs[EndpointConfigName] = (
@@ -204,7 +204,7 @@ class ProcessClient:
         return _look_up(self._endpoint_configs, "endpoint configuration", EndpointConfigName)
 
     def delete_endpoint_config(self, *, EndpointConfigName: str) -> None:
-        """Forget the configuration of an endpoint."""
+        """Delete the configuration of an endpoint."""
         self.describe_endpoint_config(EndpointConfigName=EndpointConfigName)
         del self._endpoint_configs[EndpointConfigName]
 
@@ -214,7 +214,7 @@ class ProcessClient:
         Raises
         ------
         UnexpectedStatusException
-            If it ends, or does not answer ``/ping`` within two minutes.
+            If the server exits, or does not answer ``/ping`` within two minutes.
         """
         configuration = self.describe_endpoint_config(EndpointConfigName=EndpointConfigName)
         variant = configuration["ProductionVariants"][0]
@@ -301,7 +301,7 @@ class ProcessRuntimeClient:
     Parameters
     ----------
     client : ProcessClient
-        Knows the endpoints.
+        Client that has the endpoints.
     """
 
     def __init__(self, client: ProcessClient):
@@ -362,7 +362,7 @@ def _look_up(table: Mapping[str, dict], kind: str, name: str) -> dict:
 def _request(
     port: int, method: str, path: str, body: bytes | None = None, headers: dict | None = None
 ) -> tuple[int, str, bytes]:
-    # SageMaker gives an invocation 60 s.
+    # SageMaker's limit for an invocation is 60 s.
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as link:
         link.request(method, path, body, headers or {})
         response = link.getresponse()
@@ -382,7 +382,7 @@ def _wait_for_ping(child: subprocess.Popen, port: int, log: Path) -> None:
 
 
 def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
+    """Return a free port on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

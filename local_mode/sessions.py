@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-# The SDK announces its successor at import, once for every program that uses it.
+# The SDK warns of its successor at import.
 os.environ.setdefault("SAGEMAKER_SUPPRESS_V2_WARNING", "1")
 
 import boto3
@@ -21,7 +21,7 @@ from local_mode.process import ProcessClient, ProcessRuntimeClient, free_port
 LOCAL_REGION = "us-east-1"
 LOCAL_BUCKET = "sagemaker-local"
 
-# Instead of the user's own SDK settings, which may name buckets and roles in an account.
+# Replaces the user's SDK settings, which may name buckets and roles in an account.
 _SDK_CONFIG = {
     "SchemaVersion": "1.0",
     "SageMaker": {"PythonSDK": {"Modules": {"TelemetryOptOut": True}}},
@@ -29,7 +29,7 @@ _SDK_CONFIG = {
 
 
 def session_for(config: Config) -> sagemaker.Session:
-    """Return the session in which the SDK's Estimator runs as ``config.mode`` says.
+    """Return the SDK session for ``config.mode``.
 
     Parameters
     ----------
@@ -38,8 +38,8 @@ def session_for(config: Config) -> sagemaker.Session:
     Returns
     -------
     sagemaker.Session
-        In the local modes a context manager, which on leaving ends endpoints and restores the
-        environment; at the end of the process that happens by itself.
+        In the local modes a context manager, which on exit stops endpoints and restores the
+        environment; this also happens when the process exits.
     """
     if config.mode == "process":
         return ProcessSession(config)
@@ -51,7 +51,7 @@ def session_for(config: Config) -> sagemaker.Session:
 
 
 class _LoopbackSession(LocalSession):
-    """The SDK's local session, with S3 on loopback and one temporary folder for all it writes."""
+    """The SDK's local session, with S3 on loopback and a temporary folder for its files."""
 
     def __init__(self, config: Config):
         self._resources = contextlib.ExitStack()
@@ -70,11 +70,11 @@ class _LoopbackSession(LocalSession):
         self.default_bucket()  # creates it
 
     def wait_for_endpoint(self, endpoint: str, poll: int = 0, live_logging: bool = False) -> dict:
-        """Return at once: creating an endpoint on this machine has waited for it already."""
+        """Return immediately: creating a local endpoint has already waited for it."""
         return super().wait_for_endpoint(endpoint, poll)
 
     def close(self) -> None:
-        """End what this session started and restore the environment."""
+        """Stop endpoints and jobs of this session, and restore the environment."""
         atexit.unregister(self.close)
         self._resources.close()
 
@@ -106,7 +106,7 @@ class DockerSession(_LoopbackSession):
             "local": {
                 "container_root": str(self.folder),
                 "serving_port": free_port(),
-                # As the caller, not as root: what the container writes can be removed again.
+                # Run as the caller, not as root, so that the container's files can be deleted.
                 "container_config": {"user": f"{os.getuid()}:{os.getgid()}"},
             }
         }

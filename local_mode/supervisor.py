@@ -1,7 +1,7 @@
-"""Runs a command for as long as standard input stays open.
+"""Run a command for as long as standard input stays open.
 
-The caller holds the other end. Whatever ends the caller, closes it too, so no child outlives a
-notebook that was interrupted or killed: SIGTERM first, SIGKILL to its whole group after a while.
+The caller holds the other end of the pipe, which closes when the caller exits for any reason, so
+no child outlives an interrupted or killed notebook. It gets SIGTERM, then its group SIGKILL.
 
     python supervisor.py COMMAND [ARGUMENT ...]
 """
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 
-PATIENCE = 30  # seconds between SIGTERM and SIGKILL, as on a SageMaker endpoint
+GRACE = 30  # seconds between SIGTERM and SIGKILL, as on a SageMaker endpoint
 
 
 def main(command: list[str]) -> int:
@@ -27,7 +27,7 @@ def _end_with_stdin(child: subprocess.Popen) -> None:
     sys.stdin.read()
     child.terminate()
     try:
-        child.wait(PATIENCE)
+        child.wait(GRACE)
     except subprocess.TimeoutExpired:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)

@@ -338,7 +338,7 @@ class TestEdges:
         assert explainer.explain(X[0], "no").found
 
     def test_an_answer_that_no_background_row_has(self, explainer, X):
-        message = "prediction '>60K' is the answer to no background row; those are '<=50K', '>50K'"
+        message = "prediction '>60K' is not the answer to any background row; those are '<=50K'"
         for ask in (
             lambda: explainer.explain(X[0], ">60K"),
             lambda: explainer.measure([], ">60K"),
@@ -346,7 +346,9 @@ class TestEdges:
             with pytest.raises(ValueError, match=message):
                 ask()
         numbers = AnchorExplainer().fit([[1], [2]], [0, 1])
-        with pytest.raises(ValueError, match="prediction 2 is the answer to no background row"):
+        with pytest.raises(
+            ValueError, match="prediction 2 is not the answer to any background row"
+        ):
             numbers.explain([1], 2)
 
     def test_one_background_row(self):
@@ -404,7 +406,7 @@ class TestEdges:
         [
             ([30, 40, 3, 0, 0], "'Colour' is 3, which is not a position among its 3 categories"),
             ([30, 40, 0.5, 0, 0], "'Colour' is 0.5"),
-            ([30, 40, "red", 0, 0], "'Colour' holds the text 'red'; put the positions of cat"),
+            ([30, 40, "red", 0, 0], "'Colour' contains the text 'red'; encode cat"),
             ([30, 40, 0, 0], r"row must have shape \(5,\), got \(4,\)"),
         ],
     )
@@ -420,19 +422,19 @@ class TestEdges:
         ("arguments", "rows", "predictions", "complaint"),
         [
             ({}, np.empty((0, 2)), [], r"got \(0, 2\)"),
-            ({}, [[1.0], [2.0]], [1], r"predictions of shape \(1,\) for 2 rows"),
+            ({}, [[1.0], [2.0]], [1], r"predictions have shape \(1,\), but there are 2 rows"),
             ({}, [[1.0]], [None], "must be numbers or text, got object"),
             ({"feature_names": ["a"]}, [[1.0, 2.0]], [1], "1 feature_names for 2 columns"),
             ({"categorical_names": {2: "ab"}}, [[1.0, 2.0]], [1], "has 2, which is not an index"),
             ({"categorical_names": {0: "ab"}}, [[2.0]], [1], "'x0' is 2, which is not a position"),
-            ({}, [[1.0, "b"]], [1], "column 1 holds the text 'b'; put the positions of categor"),
+            ({}, [[1.0, "b"]], [1], "column 1 contains the text 'b'; encode categor"),
             (
                 {"feature_names": ["n", "job"]},
                 [[1, 2], [1, "smith"]],
                 [1, 2],
-                "'job' holds the te",
+                "'job' contains the te",
             ),
-            ({}, [[1.0, 2.0], [1.0]], [1, 2], "rows must be of numbers: .*inhomogeneous"),
+            ({}, [[1.0, 2.0], [1.0]], [1, 2], "rows must be numeric: .*inhomogeneous"),
             ({"quantiles": [0, 50]}, [[2.0]], [1], "between 0 and 100"),
         ],
     )
@@ -540,14 +542,14 @@ class TestMeasure:
         [
             (
                 ["Size > 3"],
-                "'Size > 3' says nothing of a known feature; write it as in 'Age <= 37'",
+                "'Size > 3' is not a predicate on a known feature; write it as in 'Age <= 37'",
             ),
-            (["Age"], "'Age' says nothing of"),
-            (["Age = 30"], "'Age = 30' says nothing of"),
-            (["Age > thirty"], "'Age > thirty' says nothing of"),
-            (["30 < Age"], "'30 < Age' says nothing of"),
-            (["30 < Age > 40"], "'30 < Age > 40' says nothing of"),
-            (["Colour > 1"], "'Colour > 1' says nothing of"),
+            (["Age"], "'Age' is not a predicate on"),
+            (["Age = 30"], "'Age = 30' is not a predicate on"),
+            (["Age > thirty"], "'Age > thirty' is not a predicate on"),
+            (["30 < Age"], "'30 < Age' is not a predicate on"),
+            (["30 < Age > 40"], "'30 < Age > 40' is not a predicate on"),
+            (["Colour > 1"], "'Colour > 1' is not a predicate on"),
             (["Colour = pink"], "'Colour' has no category 'pink'; it has red, green, blue = 2"),
             (["Age > 1000"], "no background row is under the rule Age > 1000"),
             ("Age > 10", "a rule is a list of predicates, got the text 'Age > 10'"),
@@ -651,7 +653,7 @@ def test_only_a_confidence_needs_more_than_numpy():
     )
     assert done.stdout.splitlines() == [
         "('x0 > 2',)",
-        "a confidence needs SciPy: install it, or ask for confidence=None",
+        "a confidence bound needs SciPy; install it, or pass confidence=None",
     ]
 
 

@@ -226,7 +226,7 @@ def test_categories_of_a_frame(data, tmp_path):
     np.testing.assert_allclose(
         explainer.predict(numbers), model._raw_predict(frame)[:, 0], rtol=0, atol=1e-12
     )
-    with pytest.raises(ValueError, match="column 'd' is of categories; hand over their numbers"):
+    with pytest.raises(ValueError, match="column 'd' is categorical; pass its codes"):
         explainer.predict(frame)
     with pytest.raises(ValueError, match="must be those of the model, in the same order"):
         explainer.predict(numbers[[*"edcba"]])
@@ -346,7 +346,7 @@ def test_xgboosts_estimators(data, xgboost):
         ForestExplainer(model).predict(frame), model.predict(frame), atol=1e-5
     )
     model = xgboost.XGBRegressor(n_jobs=1, missing=-1.0, n_estimators=2).fit(frame, y)
-    with pytest.raises(ValueError, match=r"this XGBRegressor takes -1.0 for missing; put NaN"):
+    with pytest.raises(ValueError, match=r"this XGBRegressor treats -1.0 as missing; put NaN"):
         ForestExplainer(model)
 
 
@@ -386,7 +386,7 @@ def test_what_xgboost_has_beside_trees_is_refused(data, xgboost):
     linear = xgboost.train(
         {"booster": "gblinear", "nthread": 1}, xgboost.DMatrix(np.nan_to_num(X), y)
     )
-    with pytest.raises(ValueError, match="XGBoost's booster 'gblinear' is not made of trees"):
+    with pytest.raises(ValueError, match="XGBoost's booster 'gblinear' does not consist of trees"):
         ForestExplainer(linear)
 
 
@@ -478,7 +478,7 @@ def test_lightgbm_that_stopped_early_is_explained_as_it_predicts(data, lightgbm)
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"zero_as_missing": True}, "LightGBM takes zeros for missing values"),
+        ({"zero_as_missing": True}, "LightGBM treats zeros as missing values"),
         ({"linear_tree": True}, "LightGBM's leaves are linear models"),
     ],
 )
@@ -535,7 +535,10 @@ def test_half_a_file_is_refused(data, xgboost, lightgbm, tmp_path):
     X, classes, _ = data
     xgboost.train(XGBOOST, xgboost.DMatrix(X, classes)).save_model(tmp_path / "x.json")
     lightgbm.train(LIGHTGBM, lightgbm.Dataset(X, classes)).save_model(tmp_path / "x.txt")
-    for name, message in (("x.json", "x.json is neither"), ("x.txt", "ends before its last tree")):
+    for name, message in (
+        ("x.json", "x.json is neither"),
+        ("x.txt", "truncated before its last tree"),
+    ):
         content = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(content[: len(content) // 2])
         with pytest.raises(ValueError, match=message):

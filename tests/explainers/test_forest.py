@@ -340,7 +340,7 @@ def test_other_models_are_refused(data, make, error, message):
 
 
 def test_an_output_that_is_none_is_refused(data):
-    with pytest.raises(ValueError, match="output=3 is not one of the 3 that a tree has"):
+    with pytest.raises(ValueError, match="output=3 is not one of the 3 outputs of a tree"):
         ForestExplainer(FORESTS["three classes"](*data), output=3)
     both = np.column_stack([data[1], data[1]])
     forest = RandomForestRegressor(2, max_depth=2).fit(data[0], both)
@@ -360,7 +360,7 @@ def test_an_output_that_is_none_is_refused(data):
         ([[0, 0, 0, 0, 0, -np.inf]], "row 0, column 5 is infinite or beyond float32"),
         ([[0, 1e39, 0, 0, 0, 0]], "row 0, column 1 is infinite or beyond float32"),
         ([["a"] * 6], "X must be a table of numbers: could not convert string to float: 'a'"),
-        (sparse.csr_matrix((2, 6)), r"X is sparse, a csr_matrix; hand over X.toarray\(\)"),
+        (sparse.csr_matrix((2, 6)), r"X is sparse, a csr_matrix; pass X.toarray\(\)"),
         (sparse.coo_array((2, 6)), "X is sparse, a coo_array"),
     ],
 )
@@ -383,7 +383,7 @@ def test_missing_values_are_refused_where_scikit_learn_takes_none(data, splitter
         return
     with pytest.raises(ValueError, match="contains NaN"):
         tree.predict(asked)
-    with pytest.raises(ValueError, match="row 1, column 2 is missing, and the model takes no mis"):
+    with pytest.raises(ValueError, match="row 1, column 2 is missing, and the model does not"):
         explainer.shap_values(asked)
 
 
@@ -449,7 +449,7 @@ def test_names_are_warned_of_where_scikit_learn_does(data, named):
 
 def test_categories_in_a_frame_are_refused_by_name(data, named):
     table = pd.DataFrame(data[0][:3], columns=NAMES).astype({NAMES[2]: "category"})
-    with pytest.raises(ValueError, match=f"column '{NAMES[2]}' is of categories"):
+    with pytest.raises(ValueError, match=f"column '{NAMES[2]}' is categorical"):
         named.shap_values(table)
 
 

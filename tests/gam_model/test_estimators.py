@@ -21,7 +21,7 @@ from gam_model import GAMClassifier, GAMRegressor
 
 
 # One of the checks fits 15 rows of 30 columns, many fit blobs that lie apart.
-@pytest.mark.filterwarnings("ignore:.* rows cannot tell the slopes of 30 columns apart")
+@pytest.mark.filterwarnings("ignore:.* rows are too few to identify the slopes of 30 columns")
 @pytest.mark.filterwarnings("ignore:y is separated by")
 @parametrize_with_checks([GAMRegressor(), GAMRegressor(alpha=1.0), GAMClassifier()])
 def test_scikit_learn(estimator, check):
@@ -38,7 +38,7 @@ class TestParameters:
     )
     def test_alpha(self, gauss3, alpha):
         message = (
-            'alpha must be a positive finite number, one a feature, or "auto", '
+            'alpha must be a positive finite number, one per feature, or "auto", '
             f"got alpha={alpha!r}"
         )
         with pytest.raises(ValueError, match=exactly(message)):
@@ -231,7 +231,7 @@ def few_rows(n, n_lines):
     """Expect a warning if there are no more rows than straight lines and an intercept."""
     if n > n_lines + 1:
         return contextlib.nullcontext()
-    message = f"^{n} rows cannot tell the slopes of {n_lines} columns apart, so these are drawn"
+    message = f"^{n} rows are too few to identify the slopes of {n_lines} columns, so the"
     return pytest.warns(UserWarning, match=message)
 
 

@@ -13,7 +13,7 @@ from gam_model._families import FAMILIES, LINKS
 from gam_model._terms import SmoothTerm
 
 PAIRS = [(family, link.name) for family in FAMILIES for link in FAMILIES[family].links]
-REFUSED = "is so far outside the training range that it has no finite mean"
+REFUSED = "is so far outside the training range that its mean is not finite"
 
 
 def draw(family, link, n=400, seed=0):
@@ -39,7 +39,7 @@ def test_inverses_rise_or_fall_but_at_their_turn(name):
     with np.errstate(over="ignore", divide="ignore"):
         mu = link.inverse(eta)
     assert not np.isnan(mu).any()
-    after = mu[eta >= link.turn] if link.turn is not None else mu
+    after = mu[eta >= link.turning_point] if link.turning_point is not None else mu
     steps = np.diff(after[np.isfinite(after)])
     assert (steps >= 0).all() or (steps <= 0).all()
     good = link.reaches(eta)
@@ -110,7 +110,7 @@ def test_an_interval_up_to_the_pole_has_no_upper_end():
     low, high = gam.predict_interval(near)[0]
     assert low <= gam.predict(near)[0]
     assert high == np.inf
-    with pytest.raises(ValueError, match=r"row 1 .* where link='inverse' reaches from"):
+    with pytest.raises(ValueError, match=r"row 1 .* but link='inverse' needs"):
         gam.predict([[0.5], [near[0, 0] - 0.1], [0.6]])
 
 
@@ -118,7 +118,7 @@ def test_rows_are_refused_alone_as_in_company():
     steep = SmoothTerm(1, "age", knots=[0, 0, 0, 1, 1, 1], coef=[0, 0, 900.0])
     model = AdditiveModel(0.0, [steep], ["id", "age"], "log")
     assert_array_equal(model.predict([[0, 0.5], [0, 0.7]])[:1], model.predict([[0, 0.5]]))
-    message = f"row 0 {REFUSED}: its eta is 900, most of it from 'age', where link='log' reaches"
+    message = f"row 0 {REFUSED}: its eta is 900, most of it from 'age', but link='log' needs"
     with pytest.raises(ValueError, match=message):
         model.predict([[0, 1.0]])
     with pytest.raises(ValueError, match=message.replace("row 0", "row 2")):

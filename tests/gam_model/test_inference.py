@@ -238,7 +238,7 @@ def test_a_classifier_speaks_of_chi_square_and_probabilities():
     low, high = gam.predict_interval(X).T
     second = gam.predict_proba(X)[:, 1]
     assert ((low >= 0) & (low <= second) & (second <= high) & (high <= 1)).all()
-    with pytest.raises(ValueError, match="is 0 or 1; ask for kind="):
+    with pytest.raises(ValueError, match="is 0 or 1; use kind="):
         gam.predict_interval(X, kind="prediction")
 
 

@@ -158,7 +158,7 @@ class TestClassifier:
         assert_array_equal(gam.predict(X, offset) == "yes", proba[:, 1] > 0.5)
         assert gam.score(X, y, offset=offset) == np.mean(gam.predict(X, offset) == y)
         assert gam.score(X, y, offset=offset) > gam.score(X, y, offset=0) + 0.1
-        with pytest.raises(ValueError, match="so score needs that"):
+        with pytest.raises(ValueError, match="so score needs the offset"):
             gam.score(X, y)
         half = slice(1500), slice(1500, None)
         chunked = GAMClassifier().fit_chunks([(X[k], y[k], None, offset[k]) for k in half])
@@ -209,7 +209,7 @@ class TestRouting:
         grid = GridSearchCV(
             GAMRegressor(family="poisson"), self.grid, cv=self.cv, error_score="raise"
         )
-        with pytest.raises(ValueError, match="so score needs that of the rows, too"):
+        with pytest.raises(ValueError, match="so score needs the offset of its rows"):
             grid.fit(X, y, offset=offset)
 
 

@@ -244,7 +244,7 @@ class TestTerms:
         effects = rng.normal(size=200)
         gam = GAMRegressor().fit(X, np.tile(effects, 10) + rng.normal(scale=0.1, size=2000))
         (axes,) = plot_terms(gam, X).axes
-        assert axes.get_xlabel() == "and 140 levels of smaller effect"
+        assert axes.get_xlabel() == "and 140 levels with smaller effects"
         drawn = read_bars(find(axes, "levels"))[1]
         all_of_them = gam.terms()["zip"]["contribution"]
         assert min(abs(drawn)) >= np.sort(abs(all_of_them))[-60]
@@ -284,7 +284,7 @@ class TestContributions:
         (axes,) = plot_contributions(gam, row.assign(age=np.nan, job=None)).axes
         labels = [text.get_text() for text in axes.get_yticklabels()]
         assert {"age missing", "job missing"} <= set(labels)
-        with pytest.warns(UserWarning, match="has not seen"):
+        with pytest.warns(UserWarning, match="did not see"):
             (axes,) = plot_contributions(gam, row.assign(job="king")).axes
         assert "job: unseen level" in [text.get_text() for text in axes.get_yticklabels()]
 

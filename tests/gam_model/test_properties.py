@@ -95,7 +95,7 @@ def check_refusal(message):
 def quietly(call, *args, **how):
     """Call it where levels may be asked for that had no row in training."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "column .* holds .* that fit has not seen", UserWarning)
+        warnings.filterwarnings("ignore", "column .* holds .* that fit did not see", UserWarning)
         return call(*args, **how)
 
 

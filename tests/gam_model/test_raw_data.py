@@ -198,7 +198,7 @@ class TestSeparation:
         rng = np.random.default_rng(0)
         shop = rng.choice(list("abc"), 600)
         y = np.where(shop == "b", 0, rng.random(600) < 0.4)
-        with pytest.warns(UserWarning, match=r"y has one value only at 'shop' = 'b' \(\d+ rows\)"):
+        with pytest.warns(UserWarning, match=r"y has only one value at 'shop' = 'b' \(\d+ rows\)"):
             gam = GAMClassifier().fit(pd.DataFrame({"shop": shop}), y)
         assert 0 < gam.predict_proba(pd.DataFrame({"shop": ["b"]}))[0, 1] < 0.05
 
@@ -289,7 +289,7 @@ class TestFewRows:
             for seed in range(5):
                 X, y, X_test, y_test = wavy(seed, n)
                 with warnings.catch_warnings():
-                    warnings.filterwarnings("ignore", ".* rows cannot tell the slopes")
+                    warnings.filterwarnings("ignore", ".* rows are too few to identify the slopes")
                     models = GAMRegressor().fit(X, y), LinearRegression().fit(X, y)
                 errors.append([np.mean((m.predict(X_test) - y_test) ** 2) for m in models])
             ours, theirs = np.median(errors, axis=0)
@@ -313,7 +313,9 @@ class TestFewRows:
 
     def test_no_more_rows_than_slopes(self):
         X, y, X_test, y_test = wavy(0, 12)
-        with pytest.warns(UserWarning, match="12 rows cannot tell the slopes of 14 columns apart"):
+        with pytest.warns(
+            UserWarning, match="12 rows are too few to identify the slopes of 14 columns"
+        ):
             gam = GAMRegressor().fit(X, y)
         assert np.mean((gam.predict(X_test) - y_test) ** 2) < 3 * y_test.var()
 
@@ -429,7 +431,7 @@ class TestManyColumnsAndLevels:
         y = np.sin(6 * frame["x"]) + rng.normal(scale=0.5, size=6000)
         train, test = frame[:3000], frame[3000:]
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "column 'id' holds levels that fit has not seen")
+            warnings.filterwarnings("ignore", "column 'id' holds levels that fit did not see")
             ours = GAMRegressor().fit(train, y[:3000]).score(test, y[3000:])
         without = GAMRegressor().fit(train[["x"]], y[:3000]).score(test[["x"]], y[3000:])
         assert ours > without - 0.005

@@ -172,8 +172,8 @@ def test_a_response_that_the_family_cannot_have(family, y, message):
         ({"link": "logit"}, "link of gaussian must be one of .* got link='logit'"),
         ({"criterion": "aic"}, "criterion must be one of .* got criterion='aic'"),
         ({"solver": "qr"}, "solver must be one of .* got solver='qr'"),
-        ({"alpha": [1.0, 2.0]}, r"one number a feature, 1, got alpha=\[1.0, 2.0\]"),
-        ({"alpha": "auto", "solver": "statsmodels"}, 'take solver="stream"'),
+        ({"alpha": [1.0, 2.0]}, r"one number per feature, 1, got alpha=\[1.0, 2.0\]"),
+        ({"alpha": "auto", "solver": "statsmodels"}, 'use solver="stream"'),
     ],
 )
 def test_parameters_that_cannot_be(parameters, message):
@@ -302,11 +302,11 @@ class TestChunks:
 
     def test_an_iterator_is_refused(self, additive):
         X, y, _ = additive
-        with pytest.raises(TypeError, match="chunks can be passed over only once"):
+        with pytest.raises(TypeError, match="chunks can be iterated over only once"):
             GAMRegressor().fit_chunks((X, y) for _ in range(2))
 
     def test_no_row(self):
-        with pytest.raises(ValueError, match="there is no row to fit"):
+        with pytest.raises(ValueError, match="there are no rows to fit"):
             GAMRegressor().fit_chunks([])
 
     def test_other_columns(self, additive):

@@ -89,11 +89,11 @@ def test_an_unseen_level_is_the_base(columns):
     X = pd.DataFrame({"job": columns["job"], "rate": columns["rate"]})
     gam = GAMRegressor().fit(X, columns["y"])
     row = X[:1].assign(job="pilot")
-    with pytest.warns(UserWarning, match="column 'job' holds levels that fit has not seen"):
+    with pytest.warns(UserWarning, match="column 'job' holds levels that fit did not see"):
         assert gam.contributions(row)[0, 0] == 0
     with pytest.warns(UserWarning, match="'job'"):
         assert gam.explain(row)["value"]["job"] == "pilot"
-    with pytest.warns(UserWarning, match="column 'rate' holds missing cells that fit has not"):
+    with pytest.warns(UserWarning, match="column 'rate' holds missing cells that fit did not"):
         assert gam.contributions(X[:1].assign(rate=np.nan))[0, 1] == 0
 
 
@@ -282,7 +282,7 @@ class TestChunksThatDisagree:
         chunks.insert(0 if turned else 1, pd.DataFrame({"when": cells}))
         dates, other = (2, 1) if turned else (1, 2)
         one, two = f"dates in chunk {dates}", f"{held} in chunk {other}"
-        message = f"column 'when' holds ({one} and {two}|{two} and {one}); read it alike"
+        message = f"column 'when' holds ({one} and {two}|{two} and {one}); use one type in"
         with pytest.raises(ValueError, match=message):
             GAMRegressor().fit_chunks(in_chunks(*chunks))
 
@@ -380,7 +380,7 @@ class TestLeftOut:
             "'id' (identifiers), 'date' (dates as text), 'note' (free text), "
             "'price' (numbers as text)",
             "pandas.to_datetime",
-            "categorical type or name it in categorical_features",
+            "categorical dtype or list it in categorical_features",
         ):
             assert words in said
         assert gam.terms_.unused == ["id", "date", "note", "price"]

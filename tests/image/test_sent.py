@@ -85,7 +85,7 @@ def test_requirements_without_a_network_are_refused_in_a_sentence(
     send(job, source)
     result = train(image, job, *SANDBOX, ROOM)
     assert result.returncode == 1, result.stdout
-    sentence = "requirements.txt cannot be installed: no package index answers from here; "
+    sentence = "requirements.txt cannot be installed: no package index can be reached; "
     assert job.failure.startswith(sentence)
     assert "\n" not in job.failure
     shutil.copytree(source, job.model / "code")

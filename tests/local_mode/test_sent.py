@@ -389,7 +389,7 @@ def test_without_a_network_the_failure_says_so(session, source, word, monkeypatc
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # where nobody listens
     monkeypatch.setenv("PIP_RETRIES", "1")
     folder = source(**{"requirements.txt": "no-such-package-of-ours\n"})
-    sentence = "requirements.txt cannot be installed: no package index answers from here; "
+    sentence = "requirements.txt cannot be installed: no package index can be reached; "
     assert fail(estimator(session, entry_point="train.py", source_dir=folder)).startswith(sentence)
     with pytest.raises(UnexpectedStatusException, match=sentence):
         deploy(session, word(), entry_point="train.py", source_dir=folder)
@@ -407,7 +407,7 @@ def test_without_a_network_the_failure_says_so(session, source, word, monkeypatc
         ("import sys; sys.exit(3)", "train.py ended with exit code 3 and gave no reason"),
         (
             "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
-            "train.py was ended by SIGKILL, as happens where memory runs out",
+            "train.py was killed by SIGKILL, as happens when memory runs out",
         ),
     ],
 )

@@ -157,7 +157,7 @@ def test_it_is_off_unless_asked_for(serve, job):
 
 @pytest.mark.parametrize("name", ["a/b", "a b", "ä", "a\n"])
 def test_a_name_that_no_path_can_have_is_refused(name):
-    with pytest.raises(ValueError, match=r"^KSERVE_MODEL_NAME=.* may have but letters"):
+    with pytest.raises(ValueError, match=r"^KSERVE_MODEL_NAME=.* may contain only letters"):
         Settings.from_environ({"SAGEMAKER_PROGRAM": "p.py", "KSERVE_MODEL_NAME": name})
 
 
@@ -335,8 +335,14 @@ GOOD = tensor("age", "FP64", [1, 2])
         ({"inputs": [GOOD | {"datatype": "INT32", "data": [1, 2.5]}]}, "2.5 is not INT32"),
         ({"inputs": [GOOD | {"datatype": "BOOL"}]}, "tensor 'age': 1 is not BOOL"),
         ({"inputs": [GOOD | {"datatype": "BYTES"}]}, "tensor 'age': 1 is not BYTES"),
-        ({"inputs": [GOOD | {"datatype": "INT8", "data": [1, 128]}]}, "128 is beyond INT8"),
-        ({"inputs": [GOOD | {"datatype": "UINT16", "data": [1, -1]}]}, "-1 is beyond UINT16"),
+        (
+            {"inputs": [GOOD | {"datatype": "INT8", "data": [1, 128]}]},
+            "128 is out of range for INT8",
+        ),
+        (
+            {"inputs": [GOOD | {"datatype": "UINT16", "data": [1, -1]}]},
+            "-1 is out of range for UINT16",
+        ),
         (
             {"inputs": [tensor("x", "FP64", [[1, 2], [3, 4], [5, 6]], [2, 3])]},
             "tensor 'x': the rows of its data do not have its shape [2, 3]",
@@ -476,7 +482,7 @@ def test_nan_in_binary_is_a_missing_number():
             "Inference-Header-Content-Length is '-1', and the body has",
         ),
         ("BYTES", as_bytes(["a"]), b"", None, "has 1 texts, not 2"),
-        ("BYTES", as_bytes(["a", "b"])[:-1], b"", None, "text 1 is longer than the data"),
+        ("BYTES", as_bytes(["a", "b"])[:-1], b"", None, "text 1 extends beyond the data"),
         (
             "BYTES",
             as_bytes(["a", "b"])[:-3],

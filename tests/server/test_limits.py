@@ -223,7 +223,7 @@ def test_the_budget_is_a_share_of_the_memory(monkeypatch, environ, memory, budge
 
 def test_a_budget_below_the_limit_of_one_body_is_refused():
     environ = {"SAGEMAKER_PROGRAM": "p.py", "MODEL_SERVER_BODY_BUDGET": "1000"}
-    with pytest.raises(ValueError, match="MODEL_SERVER_BODY_BUDGET=1000 has no room for one body"):
+    with pytest.raises(ValueError, match="MODEL_SERVER_BODY_BUDGET=1000 is less than one body"):
         Settings.from_environ(environ)
 
 

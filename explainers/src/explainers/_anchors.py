@@ -1,4 +1,4 @@
-"""Anchors: the widest rule on a row's features under which the model's answer stays the same."""
+"""Anchors: the rule of largest coverage under which the model's answer stays the same."""
 
 import json
 import zipfile
@@ -12,34 +12,34 @@ import numpy as np
 from explainers._predicates import describe, find_rows
 from explainers._rules import choose, count_all, first_rule, search
 
-_SKEWED = 0.75  # of the distinct values in one interval: the quantiles of rows tell too little
+_SKEWED = 0.75  # share of distinct values in one interval from which cuts are added
 _FORMAT, _VERSION = "explainers.AnchorExplainer", 1
 
 
 @dataclass(frozen=True)
 class Anchor:
     """
-    A rule that holds for one row, and how well it speaks for the model.
+    A rule that holds for one row, and its precision and coverage.
 
     Parameters
     ----------
     names : tuple of str
-        The rule's predicates, in the order of the features; all must hold. No predicate is the
-        rule that holds for every row.
+        The rule's predicates, in the order of the features; all must hold. Empty for the rule
+        that holds for every row.
     precision : float
-        Share of the background rows under the rule to which the model gives the row's answer;
-        unless ``confidence=None`` was asked for, or a threshold of 1, its lower confidence bound.
+        Share of the background rows under the rule to which the model gives the row's answer,
+        or, unless ``confidence=None`` or ``threshold=1``, its lower confidence bound.
     coverage : float
         Share of the background rows under the rule.
     support : int
         Number of background rows under the rule.
     threshold : float
-        The precision that was asked for.
+        The requested precision.
     found : bool
-        Whether `precision` reaches `threshold`; if not, no rule does, and this is the most
+        Whether `precision` reaches `threshold`. If not, no rule does, and this is the most
         precise one.
     held_out_precision : float or None
-        The share as in `precision`, among held-out rows; None where none is under the rule.
+        The share as in `precision`, among held-out rows; None if none is under the rule.
 
     Examples
     --------
@@ -62,46 +62,45 @@ class Anchor:
 
 class AnchorExplainer:
     r"""
-    Anchor rules over a background whose predictions are known.
+    Anchor explanations from a background with known predictions.
 
     For a row x with answer y, and over the rules A that hold for x, `explain` finds
 
         argmax coverage(A)  subject to  precision(A) >= threshold,
         coverage(A) = n(A) / n,    precision(A) = k(A) / n(A),
 
-    where n(A) of the n background rows are under A, and the model answers k(A) of them with y.
-    A rule has at most one predicate per feature: an equality for a categorical one, and for a
-    numeric one an interval between quantiles of the background, open to one side or bounded on
-    both.
+    where n(A) of the n background rows satisfy A, and k(A) of these have the answer y.
+    A rule has at most one predicate per feature: an equality for a categorical feature, and a
+    one-sided or two-sided interval between quantiles of the background for a numeric one.
 
-    Ties in coverage go to the more precise rule, then to the shorter, then to the one whose
-    features come first, so equal input gives an equal anchor. The model is never asked.
+    Ties in coverage are broken by higher precision, then fewer predicates, then the order of the
+    features, so equal input gives an equal anchor. The model is never called.
 
     Parameters
     ----------
     feature_names : sequence of str, optional
         Names of the columns; x0, x1, ... if not given.
     categorical_names : mapping of int to sequence of str, optional
-        Column of a categorical feature -> its categories. Rows hold the categories' positions.
+        Column of a categorical feature -> its categories. Rows contain positions in this list.
     quantiles : sequence of float, default=(25, 50, 75)
         Percentages at which numeric features are cut. The cuts are values of the background
         (the inverse of its empirical distribution), and so the same on every machine. If three
-        quarters of a feature's distinct values are left between two of them, as where most rows
-        are zero, or a long tail holds few rows, its distinct values are cut there, too.
+        quarters of a feature's distinct values lie between two cuts, as when most rows are zero
+        or a long tail has few rows, the quantiles of its distinct values become cuts, too.
     max_rules : int, default=262144
-        Up to so many candidate rules of one row are all counted. Beyond, a beam search looks for
-        a good rule, which need not be the best; its counts are as exact.
+        Maximum number of candidate rules of a row that are all counted. Beyond it, a beam search
+        finds a good rule, not necessarily the best; its counts are exact, too.
     beam : int, default=32
-        Number of rules that the beam search carries from one length to the next.
+        Number of rules that the beam search keeps from one length to the next.
 
     Attributes
     ----------
     background_ : ndarray of shape (n_background, n_features), float64
-        The rows among which rules are searched and counted.
+        The rows on which rules are searched and counted.
     predictions_ : ndarray of shape (n_background,)
         The model's answers to them.
     held_out_ : ndarray of shape (n_held_out, n_features), float64
-        The rows on which precision is measured again.
+        The rows on which precision is measured independently.
     held_out_predictions_ : ndarray of shape (n_held_out,)
         The model's answers to them.
     cuts_ : list of ndarray
@@ -109,15 +108,15 @@ class AnchorExplainer:
 
     Notes
     -----
-    Missing values (NaN) are a category of their own, also of a numeric feature: a row with one
-    may get the predicate "Age is missing", and an interval holds for no missing value. A
-    predicate that holds for every background row, as any on a constant feature, or for none, as
-    a category that only the request knows, is not a candidate. Where the background knows only
-    one answer, the anchor is the empty rule.
+    Missing values (NaN) are a separate category, also of numeric features: a row with one may get
+    the predicate "Age is missing", and no interval contains a missing value. A predicate that
+    holds for every background row, such as any on a constant feature, or for none, such as a
+    category absent from the background, is not a candidate. If the background has only one
+    answer, the anchor is the empty rule.
 
-    A precision is measured on the rows that chose its rule and flatters it a little, and more so
-    if the model has learned from these rows. So by default a lower confidence bound takes its
-    place; hold rows out to see what is left.
+    Precision is measured on the rows on which the rule was chosen, so it is biased upwards, more
+    so if the model was trained on these rows. By default a lower confidence bound is therefore
+    reported; use held-out rows for an independent estimate.
 
     References
     ----------
@@ -157,18 +156,18 @@ class AnchorExplainer:
 
     def fit(self, background, predictions, held_out=0.0):
         """
-        Learn the quantiles of a background, and what the model answers to it.
+        Store a background and the model's answers to it, and compute the cuts.
 
         Parameters
         ----------
         background : array-like of shape (n_samples, n_features)
-            Rows of numbers; of a categorical feature, positions of categories. NaN is missing.
+            Numbers; for categorical features, positions of categories. NaN is missing.
         predictions : array-like of shape (n_samples,)
             The model's answer to each row: labels, as numbers or text.
         held_out : float or (array-like, array-like), default=0.0
             Rows on which the precision of every anchor is measured again: either a share of the
-            background, in [0, 1), which is then not searched, or rows and predictions apart;
-            best rows from which the model has not learned.
+            background, in [0, 1), which is then excluded from the search, or separate rows and
+            predictions, preferably rows on which the model was not trained.
 
         Returns
         -------
@@ -178,7 +177,7 @@ class AnchorExplainer:
         Raises
         ------
         ValueError
-            If the shapes do not fit together, or a cell is text or no position of a category.
+            If the shapes do not match, or a cell is text or not the position of a category.
         """
         background = _as_numbers(background, self.feature_names)
         if background.ndim != 2 or 0 in background.shape:
@@ -201,7 +200,7 @@ class AnchorExplainer:
             rows = self._as_rows(held_out[0])
             answers = _as_labels(held_out[1], len(rows))
         elif 0 <= held_out < 1:
-            # RandomState's stream is frozen: the same rows are held out by every NumPy.
+            # RandomState's stream is frozen: every version of NumPy holds out the same rows.
             order = np.random.RandomState(0).permutation(len(background))
             out = np.isin(np.arange(len(order)), order[: int(held_out * len(order))])
             rows, answers = background[out], predictions[out]
@@ -226,22 +225,21 @@ class AnchorExplainer:
         Parameters
         ----------
         row : array-like of shape (n_features,)
-            As a row of the background.
+            In the format of the background.
         prediction : label
             The model's answer to the row.
         threshold : float, default=0.95
-            Precision that the rule must reach, in (0, 1]. No confidence bound reaches 1; so where
-            it is asked for, the share k / n counts.
+            Precision that the rule must reach, in (0, 1]. No confidence bound reaches 1, so a
+            threshold of 1 applies to the share k / n.
         confidence : float or None, default=0.95
-            In [0.5, 1): put the one-sided Clopper-Pearson lower bound at this confidence,
+            In [0.5, 1): use the one-sided Clopper-Pearson lower bound at this confidence,
 
                 the (1 - confidence) quantile of Beta(k, n - k + 1)    (0 if k = 0),
 
-            in the place of k / n, which counts itself if None. It holds for a rule chosen without
-            looking at the counts; the search looks at many.
+            as the precision; None for k / n itself. The bound holds for a rule chosen
+            independently of the counts, whereas the search compares many.
         min_support : int, default=10
-            Number of background rows that a rule must cover; fewer are a few cases, not a rule.
-            The empty rule is always one.
+            Minimum number of background rows under a rule; the empty rule is exempt.
 
         Returns
         -------
@@ -253,7 +251,7 @@ class AnchorExplainer:
         ------
         ValueError
             If a threshold, confidence or min_support is out of range, the row has another length,
-            text or a category that is not known, or no background row has this answer.
+            text or an unknown category, or no background row has this answer.
 
         References
         ----------
@@ -300,29 +298,29 @@ class AnchorExplainer:
 
     def measure(self, rule, prediction, threshold=0.95, confidence=0.95):
         """
-        Measure a rule of one's own, on the background and on held-out rows.
+        Measure a given rule on the background and on held-out rows.
 
         Parameters
         ----------
         rule : sequence of str
-            Predicates as `Anchor.names` has them, all of which must hold: "Age <= 37",
+            Predicates in the format of `Anchor.names`, all of which must hold: "Age <= 37",
             "20 < Age <= 37", "Age > 20", "Job = clerk", "Age is missing", "Age is not missing".
             Numbers need not be cuts.
         prediction : label
-            The answer for which the rule is to speak.
+            The answer that the rule should imply.
         threshold, confidence : float
             As for `explain`.
 
         Returns
         -------
         Anchor
-            With the rule as it was given.
+            With the given rule.
 
         Raises
         ------
         ValueError
-            If a predicate or the label is not known, no background row is under the rule, or
-            threshold or confidence are out of range.
+            If a predicate or the label is unknown, no background row is under the rule, or the
+            threshold or confidence is out of range.
         """
         score = self._score(threshold, confidence)
         agrees = self._agree(prediction)
@@ -356,7 +354,7 @@ class AnchorExplainer:
         Parameters
         ----------
         path : str or Path
-            Where to write NumPy's npz.
+            File to write, in NumPy's npz format.
         """
         header = {
             "format": _FORMAT,
@@ -390,12 +388,12 @@ class AnchorExplainer:
         Returns
         -------
         AnchorExplainer
-            One that explains as the saved one does.
+            Equivalent to the saved one.
 
         Raises
         ------
         ValueError
-            If the file is not an explainer, or of a version that is not known here.
+            If the file is not a saved explainer, or has an unsupported version.
         """
         try:
             with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as content:
@@ -431,7 +429,7 @@ class AnchorExplainer:
         return partial(_lower_bound, confidence=confidence)
 
     def _agree(self, prediction):
-        """Return which background rows have an answer, of which some must have it."""
+        """Return a mask of the background rows with an answer, of which there must be some."""
         known = self.predictions_
         if isinstance(prediction, str) != (known.dtype.kind == "U"):
             raise ValueError(
@@ -442,7 +440,8 @@ class AnchorExplainer:
         if not agrees.any():
             labels = ", ".join(map(repr, np.unique(known).tolist()[:20]))
             raise ValueError(
-                f"prediction {prediction!r} is the answer to no background row; those are {labels}"
+                f"prediction {prediction!r} is not the answer to any background row; "
+                f"those are {labels}"
             )
         return agrees
 
@@ -470,17 +469,17 @@ class AnchorExplainer:
         return cuts
 
     def _to_bins(self, rows):
-        """Turn values into the numbers of their categories or intervals; missing is the last."""
+        """Convert values to the numbers of their categories or intervals; the last is missing."""
         bins = np.empty(rows.shape[::-1], dtype=np.int32)
         for j, column in enumerate(rows.T):
             if j in self._levels:
                 bins[j] = np.nan_to_num(column, nan=len(self._levels[j]))
-            else:  # NaN is sorted behind the cuts, where the last interval is
+            else:  # NaN sorts after all cuts, into the last interval
                 bins[j] = np.searchsorted(self.cuts_[j], column) + np.isnan(column)
         return bins
 
     def _list_ranges(self, j, b):
-        """List the ranges of bins around bin b that some background rows are in, and some not."""
+        """List the ranges of bins around bin b that contain some, but not all, background rows."""
         last = len(self.cuts_[j])
         if j in self._levels or b > last:  # a category, or missing
             ranges = [(b, b)]
@@ -498,7 +497,7 @@ class AnchorExplainer:
 
 
 def _as_numbers(rows, names):
-    """Return rows as float64; a cell of text is named."""
+    """Convert rows to float64; raise an error that names a text cell."""
     try:
         return np.array(rows, dtype=float)
     except (TypeError, ValueError) as error:
@@ -509,21 +508,21 @@ def _as_numbers(rows, names):
             j = position[-1]
             name = f"column {j}" if names is None or j >= len(names) else repr(names[j])
             raise ValueError(
-                f"{name} holds the text {cell!r}; put the positions of categories in the rows, "
-                "and their names into categorical_names"
+                f"{name} contains the text {cell!r}; encode categories as positions in the rows, "
+                "and pass their names as categorical_names"
             ) from None
-        raise ValueError(f"rows must be of numbers: {error}") from None
+        raise ValueError(f"rows must be numeric: {error}") from None
 
 
 def _find_cuts(values, quantiles):
     cuts = np.unique(np.percentile(values, quantiles, method="inverted_cdf"))
-    return cuts[cuts < values.max()]  # nothing lies above a cut at the maximum
+    return cuts[cuts < values.max()]  # no value is above a cut at the maximum
 
 
 def _as_labels(predictions, n):
-    labels = np.array(list(predictions))  # text out of pandas is text here, and no object
+    labels = np.array(list(predictions))  # converts text of dtype object to str
     if labels.shape != (n,):
-        raise ValueError(f"there are predictions of shape {labels.shape} for {n} rows")
+        raise ValueError(f"predictions have shape {labels.shape}, but there are {n} rows")
     if labels.dtype.kind not in "biufU":
         raise ValueError(f"predictions must be numbers or text, got {labels.dtype}")
     return labels
@@ -538,7 +537,7 @@ def _lower_bound(n, k, confidence):
         from scipy.special import betaincinv
     except ImportError:
         raise ImportError(
-            "a confidence needs SciPy: install it, or ask for confidence=None"
+            "a confidence bound needs SciPy; install it, or pass confidence=None"
         ) from None
     bound = np.where(k > 0, betaincinv(np.maximum(k, 1), n - k + 1, 1 - confidence), 0.0)
-    return np.floor(bound * 1e9) / 1e9  # down, and past the digits in which machines may differ
+    return np.floor(bound * 1e9) / 1e9  # rounded down, so that all machines agree

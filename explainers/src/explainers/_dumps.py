@@ -1,4 +1,4 @@
-"""What XGBoost and LightGBM write of their models, read into `Trees` without either of them."""
+"""Readers of the model files of XGBoost and LightGBM, which need neither library."""
 
 import json
 import math
@@ -9,7 +9,7 @@ import numpy as np
 
 from explainers._trees import Choice, Trees, choose_margin, join, tabulate_choices
 
-# XGBoost's objective -> what turns its base score into a raw prediction.
+# XGBoost's objective -> its link, from base score to raw prediction.
 _LINKS = {
     **dict.fromkeys(("binary:logistic", "reg:logistic"), lambda p: math.log(p / (1 - p))),
     **dict.fromkeys(
@@ -49,18 +49,18 @@ def read_xgboost(content: bytes, output: int | None, best: int | None = None) ->
     Raises
     ------
     ValueError
-        If the booster is not one of trees of one value a leaf, or its objective is not known.
+        If the booster has no trees or leaves of several values, or its objective is unsupported.
     """
     learner = json.loads(content)["learner"]
     booster, scale = learner["gradient_booster"], None
     if booster["name"] == "dart":
         scale, booster = booster["weight_drop"], booster["gbtree"]
     elif booster["name"] != "gbtree":
-        raise ValueError(f"XGBoost's booster {booster['name']!r} is not made of trees")
+        raise ValueError(f"XGBoost's booster {booster['name']!r} does not consist of trees")
     parameters, model = learner["learner_model_param"], booster["model"]
     objective = learner["objective"]["name"]
     if objective not in _LINKS:
-        raise ValueError(f"XGBoost's objective {objective!r} is not known here")
+        raise ValueError(f"XGBoost's objective {objective!r} is not supported")
     n_outputs = max(1, int(parameters["num_class"]), int(parameters.get("num_target", 1)))
     column, sign = choose_margin(output, n_outputs, objective.startswith("binary:"))
     # A number, or since XGBoost 3.1 one for each output.
@@ -108,7 +108,7 @@ def _read_xgboost_nodes(tree: dict[str, Any], scale: float) -> dict[str, np.ndar
         "left": left,
         "right": np.array(tree["right_children"], int),
         "feature": np.array(tree["split_indices"], int),
-        # A row goes left below the threshold: at most at the float32 before it.
+        # Rows below the threshold go left, so compare <= with the preceding float32.
         "threshold": np.nextafter(condition, np.float32(-np.inf)).astype(float),
         "cover": np.array(tree["sum_hessian"], float),
         "value": np.where(left < 0, scale * condition.astype(float), 0),
@@ -117,7 +117,7 @@ def _read_xgboost_nodes(tree: dict[str, Any], scale: float) -> dict[str, np.ndar
 
 
 def _read_xgboost_choices(tree: dict[str, Any], root: int) -> list[Choice]:
-    """Read the splits on categories, those listed of which go right."""
+    """Read categorical splits, whose listed categories go right."""
     listed = np.array(tree.get("categories", []), float)
     segments = zip(
         tree.get("categories_nodes", []),
@@ -143,11 +143,11 @@ def read_lightgbm(text: str, output: int | None) -> Trees:
     Raises
     ------
     ValueError
-        If it is cut off, its leaves are linear models, or zeros stand for missing values.
+        If it is truncated, its leaves are linear models, or it treats zeros as missing.
     """
     trees_text, end, _ = text.partition("\nend of trees")
     if not end:
-        raise ValueError("LightGBM's text ends before its last tree")
+        raise ValueError("LightGBM's text is truncated before its last tree")
     head, *sections = trees_text.split("\nTree=")
     header = _read_pairs(head)
     n_outputs = int(header["num_tree_per_iteration"])
@@ -192,7 +192,7 @@ def _read_lightgbm_nodes(tree: dict[str, str]) -> dict[str, np.ndarray]:
     n_splits = int(tree["num_leaves"]) - 1
 
     def numbers(name: str, kind: type = float) -> np.ndarray:
-        # A tree of one leaf says little of its splits and counts.
+        # A tree of a single leaf lacks splits and counts.
         return np.array(tree.get(name, "").split(), float).astype(kind)
 
     def links(name: str) -> np.ndarray:
@@ -200,9 +200,9 @@ def _read_lightgbm_nodes(tree: dict[str, str]) -> dict[str, np.ndarray]:
         return np.concatenate([np.where(to < 0, n_splits + ~to, to), np.full(n_splits + 1, -1)])
 
     kind = numbers("decision_type", int)
-    missing_type = kind >> 2 & 3  # none: as 0; zero: zeros, too; NaN
+    missing_type = kind >> 2 & 3  # 0: none; 1: zeros, too; 2: NaN
     if (missing_type == 1).any():
-        raise ValueError("LightGBM takes zeros for missing values (zero_as_missing)")
+        raise ValueError("LightGBM treats zeros as missing values (zero_as_missing)")
     threshold = numbers("threshold")
     missing_left = np.where(missing_type == 0, threshold >= 0, kind & 2 != 0) & (kind & 1 == 0)
     leaf = np.zeros(n_splits + 1)
@@ -218,7 +218,7 @@ def _read_lightgbm_nodes(tree: dict[str, str]) -> dict[str, np.ndarray]:
 
 
 def _read_lightgbm_choices(tree: dict[str, str], root: int) -> list[Choice]:
-    """Read the splits on categories, those listed of which go left, and missing ones right."""
+    """Read categorical splits: listed categories go left, missing values right."""
     if tree.get("num_cat", "0") == "0":
         return []
     bounds = np.array(tree["cat_boundaries"].split(), int)

@@ -1,4 +1,4 @@
-"""Exact SHAP values of trees, of which there may be many.
+"""Exact SHAP values of trees and ensembles of trees.
 
 A tree's game for one row is TreeSHAP's "tree_path_dependent" (Lundberg et al. 2020, Nat. Mach.
 Intell. 2, algorithm 1): at a split on a feature outside the coalition S, both branches count, each
@@ -72,10 +72,10 @@ class ForestExplainer:
     Raises
     ------
     TypeError
-        If this is not such a model.
+        If the type of the model is not supported.
     ValueError
-        If it is not fitted, has no such output, or something that isn't explained exactly here:
-        the message names it.
+        If the model is not fitted, has no such output, or has a property that is not supported,
+        which the message names.
 
     Examples
     --------
@@ -120,17 +120,17 @@ class ForestExplainer:
         return explainer
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the trees, from which all else is made anew, in NumPy's npz format."""
-        with open(path, "wb") as file:  # to a path, NumPy might append an ending
+        """Save the trees in NumPy's npz format; everything else is rebuilt on loading."""
+        with open(path, "wb") as file:  # given a path, NumPy may append a suffix
             np.savez_compressed(file, memory_limit=self._memory_limit, **self._trees._asdict())
 
     def shap_values(self, X: Any) -> np.ndarray:
-        """Split each prediction into what each feature adds to it.
+        """Compute the SHAP values of each row.
 
         Parameters
         ----------
         X : array-like or frame, shape (n, n_features)
-            Numbers, NaN where a value is missing if the model takes that. A frame's column names
+            Numbers, NaN for missing values if the model supports them. A frame's column names
             must be the model's, in the same order, as in scikit-learn. Forests and XGBoost decide
             in float32, as they do themselves; a category of XGBoost or LightGBM is its code.
 
@@ -142,12 +142,12 @@ class ForestExplainer:
         ------
         ValueError
             If names, shape or type are wrong, or a value is missing, infinite or beyond float32
-            where the model takes none.
+            and the model does not support it.
         """
         return self._shap_values(self._read_rows(X))
 
     def shap_interaction_values(self, X: Any) -> np.ndarray:
-        """Split each SHAP value into the feature's own share and those it has with each other one.
+        """Split each SHAP value into its main effect and its pairwise interactions.
 
         They are Shapley interaction values, half of each in either place, as
         ``shap.TreeExplainer`` has them: with the main effects on the diagonal, each row sums up
@@ -204,10 +204,10 @@ class ForestExplainer:
     def _read_rows(self, X: Any) -> np.ndarray:
         _check_names(_names_of(X), self.feature_names)
         if type(X).__module__.startswith("scipy.sparse"):
-            raise ValueError(f"X is sparse, a {type(X).__name__}; hand over X.toarray()")
+            raise ValueError(f"X is sparse, a {type(X).__name__}; pass X.toarray()")
         for name, kind in zip(getattr(X, "columns", ()), getattr(X, "dtypes", ()), strict=False):
             if str(kind).lower().startswith("categor"):
-                raise ValueError(f"column {name!r} is of categories; hand over their numbers")
+                raise ValueError(f"column {name!r} is categorical; pass its codes")
         try:
             X = np.asarray(X, dtype=np.float64)
         except (TypeError, ValueError) as error:
@@ -215,10 +215,10 @@ class ForestExplainer:
         if X.ndim != 2 or X.shape[1] != self.n_features:
             raise ValueError(f"X must have shape (n, {self.n_features}), got {X.shape}")
         if not self._trees.missing:
-            _refuse(np.isnan(X), "missing, and the model takes no missing values")
+            _refuse(np.isnan(X), "missing, and the model does not support missing values")
         X = self._trees.recode(X)
         if self._trees.single:
-            with np.errstate(over="ignore"):  # refused below
+            with np.errstate(over="ignore"):  # rejected below
                 X = X.astype(np.float32)
             _refuse(np.isinf(X), "infinite or beyond float32")
         return X
@@ -231,7 +231,7 @@ def _refuse(bad: np.ndarray, what: str) -> None:
 
 
 def _names_of(X: Any) -> list[str] | None:
-    """Return the names of a frame's columns, as scikit-learn sees them: all of text, or none."""
+    """Return a frame's column names as in scikit-learn: all strings, or None."""
     columns = list(getattr(X, "columns", ()))
     if not any(isinstance(name, str) for name in columns):
         return None
@@ -246,7 +246,7 @@ def _check_names(given: list[str] | None, known: list[str] | None) -> None:
             has, other = ("no ", "some") if given is None else ("", "none")
             warnings.warn(
                 f"X has {has}feature names, but the model has {other}; "
-                "the columns are taken to be the model's, in its order",
+                "the columns are assumed to be the model's, in its order",
                 stacklevel=4,
             )
     elif given != known:

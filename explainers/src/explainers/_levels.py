@@ -22,9 +22,9 @@ import numpy as np
 from explainers._quadrature import quadrature
 from explainers._trees import Trees
 
-# Nodes to a block: enough that a level of one row is worth a call of NumPy.
+# Nodes per block: enough to amortize a NumPy call per level, even for a single row.
 _NODES = 2**15
-# Numbers computed at a time: about what a core's own cache holds.
+# Numbers computed at a time: about the size of a core's cache.
 _COMPUTED = 2**18
 
 
@@ -43,7 +43,7 @@ class Levels:
     ----------
     trees : Trees
     roots : ndarray of int
-        Which of the trees.
+        Trees to include.
     """
 
     def __init__(self, trees: Trees, roots: np.ndarray):
@@ -109,7 +109,7 @@ class Levels:
     def add_interactions_to(self, values: np.ndarray, X: np.ndarray) -> None:
         """Add these trees' interactions of some rows, (n, n_features, n_features).
 
-        What is on the diagonal is of no use.
+        The diagonal is meaningless.
         """
         if not self._rule:
             return

@@ -1,4 +1,4 @@
-"""What is said of one feature in a rule, as text: written, and read."""
+"""Formatting and parsing of a rule's predicates."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ _COMPARE: dict[str, Callable] = {
 
 def describe(name: str, levels: list[str] | None, cuts: np.ndarray, low: int, high: int) -> str:
     """
-    Write that a feature is in one of the bins from low to high.
+    Format the predicate that a feature is in one of the bins from low to high.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def describe(name: str, levels: list[str] | None, cuts: np.ndarray, low: int, hi
 
 
 def _format(value: float) -> str:
-    """Write a cut so that it reads back as the same number."""
+    """Format a cut so that it parses to the same number."""
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(float(value))
 
 
@@ -51,7 +51,7 @@ def find_rows(
     text: str, rows: np.ndarray, names: Sequence[str], levels: Mapping[int, list[str]]
 ) -> np.ndarray:
     """
-    Read a predicate, with cuts of any value, and find the rows for which it holds.
+    Parse a predicate, with arbitrary cuts, and find the rows for which it holds.
 
     Parameters
     ----------
@@ -90,6 +90,7 @@ def find_rows(
             mask = _COMPARE[upper[1]](column, float(upper[2]))
             return mask & _COMPARE[lower[2]](float(lower[1]), column) if before else mask
     raise ValueError(
-        f"{text!r} says nothing of a known feature; write it as in 'Age <= 37', '20 < Age <= 37', "
+        f"{text!r} is not a predicate on a known feature; write it as in 'Age <= 37', "
+        "'20 < Age <= 37', "
         "'Job = clerk' or 'Age is missing', numbers for numeric and names for categorical features"
     )

@@ -6,7 +6,7 @@ is written as one number per feature: 0 for no range, i for the feature's i-th c
 
 import numpy as np
 
-# Cells of an axis that is summed at once: several small ones cost BLAS more than one of this size.
+# Cells of an axis summed in one BLAS call: small axes are merged up to this size.
 _AXIS = 32
 
 
@@ -23,7 +23,7 @@ def count_all(bins, agrees, candidates):
     bins : ndarray of shape (n_features, n_samples), integer
         Bin of each row, feature by feature.
     agrees : ndarray of shape (n_samples,), bool
-        The rows to be counted apart.
+        Rows that have the answer, counted separately.
     candidates : list of n_features lists of (int, int)
         First and last bin of the ranges that a rule may take.
 
@@ -60,7 +60,7 @@ def count_all(bins, agrees, candidates):
 
 def search(bins, agrees, candidates, score, threshold, floor, beam):
     """
-    Count the rows under the rules that a beam search comes across.
+    Count the rows under the rules visited by a beam search.
 
     Rules grow by one range at a time. Of each length the search keeps the most precise ones, and
     as many that may come to cover most: an extension that reaches the threshold covers at most
@@ -105,7 +105,9 @@ def search(bins, agrees, candidates, score, threshold, floor, beam):
         parent, added, n, k = _extend(masks, agreeing, covered, n, rules[:, feature] > 0, floor)
         rules = rules[parent]
         rules[np.arange(len(rules)), feature[added]] = choice[added]
-        rules, first = np.unique(rules, axis=0, return_index=True)  # the same by another way
+        rules, first = np.unique(
+            rules, axis=0, return_index=True
+        )  # the same rule reached in another order
         parent, added, n, k = parent[first], added[first], n[first], k[first]
         seen.append((n, k, rules))
 
@@ -121,7 +123,7 @@ def search(bins, agrees, candidates, score, threshold, floor, beam):
 
 
 def _extend(masks, agreeing, covered, n, taken, floor):
-    """Count the rules of one range more that cover fewer rows, but enough, and some that agree."""
+    """Count rules longer by one range with fewer but enough rows, some of which agree."""
     parts = []
     for parent, bits in enumerate(covered):
         extended = masks & bits
@@ -153,7 +155,7 @@ if not hasattr(np, "bitwise_count"):  # NumPy 1
 
 def choose(n, k, score, threshold, floor):
     """
-    Choose the rule that covers most rows among those that reach a score, or else the best one.
+    Choose the rule that covers the most rows among those that reach a score, or the best one.
 
     Of two rules the one that covers no more rows and is no more precise is never better, so only
     the others are scored: a few dozen at most.

@@ -24,15 +24,15 @@ def read(model: Any, output: int | tuple[int, int] | None) -> Trees:
     if "xgboost" in libraries and hasattr(model, "get_booster"):
         if not np.isnan(model.missing):
             raise ValueError(
-                f"this {type(model).__name__} takes {model.missing!r} for missing; put NaN "
+                f"this {type(model).__name__} treats {model.missing!r} as missing; put NaN "
                 "in its place, and explain model.get_booster()"
             )
-        rounds = getattr(model, "best_iteration", None)  # by which it predicts, if it has one
+        rounds = getattr(model, "best_iteration", None)  # used in its predictions, if present
         return _read_booster(model.get_booster(), output, rounds)
     if "xgboost" in libraries and hasattr(model, "save_raw"):
         return _read_booster(model, output)
     if "lightgbm" in libraries:
-        model = getattr(model, "booster_", model)  # which says it if it is not fitted
+        model = getattr(model, "booster_", model)  # raises an error if not fitted
         if hasattr(model, "model_to_string"):
             return read_lightgbm(model.model_to_string(), output)
     raise TypeError(
@@ -53,7 +53,7 @@ def _read_file(path: Path, output: Any) -> Trees:
         if content.startswith(b"tree\n"):
             return read_lightgbm(content.decode(), output)
     except (IndexError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError):
-        pass  # it only begins like one
+        pass  # it only starts like JSON
     raise ValueError(
         f"{path} is neither XGBoost's model, saved as .json, nor LightGBM's, saved as text"
     )
@@ -88,7 +88,7 @@ def _read_forest(forest: Any, output: int | tuple[int, int] | None) -> Trees:
     value = value[:, target, : n_classes[target] if hasattr(forest, "classes_") else 1]
     column = choose_output(output, value.shape[1])
     if hasattr(forest, "classes_"):
-        value = value / value.sum(axis=1, keepdims=True)  # counts, before scikit-learn 1.3
+        value = value / value.sum(axis=1, keepdims=True)  # counts before scikit-learn 1.3
     return Trees.make(
         **arrays,
         value=value[:, column] / len(trees),
@@ -137,7 +137,7 @@ def _read_histogram(model: Any, output: int | tuple[int, int] | None) -> Trees:
                 ]
                 raise ValueError(
                     f"{name!r} has categories of text, such as {listed[0]!r}; "
-                    "fit the model to numbers in their place"
+                    "fit the model to numeric codes instead"
                 )
             listed = np.asarray(listed, float)
             tree = np.searchsorted(roots, node, "right") - 1

@@ -19,7 +19,7 @@ from explainers._trees import Trees
 _QUESTIONS = 8
 # Trees to a block: what it keeps for the thresholds grows with the square of them.
 _BLOCK = 50
-# Numbers gathered at a time: about what a core's own cache holds.
+# Numbers gathered at a time: about the size of a core's cache.
 _GATHERED = 2**17
 
 
@@ -40,7 +40,7 @@ def tabulate(trees: Trees, limit: float) -> "list[Tables] | None":
 
 
 class _Kept(NamedTuple):
-    """What keeping to a path means for one feature.
+    """The condition that one feature sets for keeping to a path.
 
     It is to be in one of ``bins``, as bits of a number; ``fraction`` of the training rows kept to
     these splits. Among a group's answers, those of ``asked`` say it: they are as in ``wanted``.
@@ -84,7 +84,7 @@ class _Block:
     def __init__(self, trees: Trees, first: int, last: int, fraction: np.ndarray):
         begin, *_, end = np.append(trees.roots, len(trees.left))[first : last + 2]
         own = slice(begin, end)
-        # Lists are quicker to walk.
+        # Lists are faster to index one element at a time.
         self._left = (trees.left[own] - begin).tolist()
         self._right = (trees.right[own] - begin).tolist()
         self._feature = trees.feature[own].tolist()
@@ -92,7 +92,7 @@ class _Block:
         self._fraction = fraction[own].tolist()
         self.roots = (trees.roots[first : last + 1] - begin).tolist()
         self.edges: dict[int, np.ndarray] = {}
-        self._bins: dict[int, int] = {}  # that go left at a node, as bits
+        self._bins: dict[int, int] = {}  # bins that go left at a node, as bits
         inner = begin + np.flatnonzero(trees.left[own] >= 0)
         for j in np.unique(trees.feature[inner]).tolist():
             nodes = inner[trees.feature[inner] == j]
@@ -130,7 +130,7 @@ class _Block:
             yield _Group(questions, list(self._leaves(node, path, bits)))
 
     def _splits(self, node: int, room: int) -> list[int] | None:
-        """Return the splits at and below a node, or None if they are more than there is room."""
+        """Return the splits at and below a node, or None if there are too many."""
         found, stack = [], [node]
         while stack:
             node = stack.pop()
@@ -206,7 +206,7 @@ class Tables:
             rows = X[i : i + step]
             found = np.zeros((len(rows), len(self._starts)), self._kind)
             for j, edges, answers in self._bins:
-                bins = edges.searchsorted(rows[:, j])  # missing values lie behind all others
+                bins = edges.searchsorted(rows[:, j])  # missing values sort after all others
                 found |= answers[bins + np.isnan(rows[:, j]) if any_missing else bins]
             values[i : i + step] += self._table[self._starts + found].sum(axis=1)
 

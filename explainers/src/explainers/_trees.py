@@ -1,16 +1,16 @@
-"""The trees of a model, as arrays, whichever library has grown them."""
+"""The trees of a model as arrays, independent of the library that grew them."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-# Rows times trees that are walked down at a time.
+# Rows times trees processed at a time.
 _WALKED = 2**18
 
 
 class Trees(NamedTuple):
-    """The nodes of all trees, one tree behind the other.
+    """The nodes of all trees, one tree after the other.
 
     A row begins at each root and goes left at a node if ``row[feature] <= threshold``, or, where
     ``split_set`` is not -1, if ``sets[split_set, code]``, the code being the position of its value
@@ -85,12 +85,12 @@ class Trees(NamedTuple):
         return cls(**{k: np.asarray(v, _TYPES.get(k)) for k, v in (defaults | arrays).items()})
 
     def fractions(self) -> np.ndarray:
-        """Return the share of its parent's rows that reached each node; of a root, 1."""
+        """Return the fraction of the parent's rows that reached each node; 1 for a root."""
         inner = np.flatnonzero(self.left >= 0)
         pairs = np.column_stack([self.left[inner], self.right[inner]])
         total = self.cover[pairs].sum(axis=1, keepdims=True)
         fraction = np.ones(len(self.left))
-        # Where no row came, no row counts either, whichever way it would have gone.
+        # A node that no row reached has no weight on either side.
         fraction[pairs] = np.divide(
             self.cover[pairs], total, out=np.full(pairs.shape, 0.5), where=total > 0
         )
@@ -106,7 +106,7 @@ class Trees(NamedTuple):
         return float(self.offset + share[leaf] @ self.value[leaf])
 
     def recode(self, X: np.ndarray) -> np.ndarray:
-        """Put codes in the place of categories; a missing value stays missing."""
+        """Replace categories by their codes; missing values stay missing."""
         if not len(self.categories):
             return X
         X = X.copy()
@@ -210,7 +210,7 @@ def tabulate_choices(choices: Iterable[Choice], n_nodes: int) -> dict[str, np.nd
 
 
 def join(trees: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Put trees behind one another, whose ``left`` and ``right`` count from each one's root."""
+    """Concatenate trees whose ``left`` and ``right`` count from each tree's root."""
     roots = np.cumsum([0] + [len(tree["left"]) for tree in trees])
     arrays = {name: np.concatenate([tree[name] for tree in trees]) for name in trees[0]}
     shift = np.repeat(roots[:-1], np.diff(roots))
@@ -220,15 +220,15 @@ def join(trees: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def choose_output(output: int | None, n_outputs: int) -> int:
-    """Return which output is meant, from 0; the last one if it is left open."""
+    """Return the index of the requested output; by default the last."""
     output = -1 if output is None else output
     if output not in range(-n_outputs, n_outputs):
-        raise ValueError(f"output={output} is not one of the {n_outputs} that a tree has")
+        raise ValueError(f"output={output} is not one of the {n_outputs} outputs of a tree")
     return output % n_outputs
 
 
 def choose_margin(output: int | None, n_outputs: int, classifier: bool) -> tuple[int, int]:
-    """Return which raw prediction is meant, and its sign.
+    """Return the index of the requested raw prediction, and its sign.
 
     A classifier of two classes has one, the log odds of the second; the first one's are minus it.
     """

@@ -9,7 +9,7 @@ _HOMES = {"AdditiveModel": "_terms", "GAMClassifier": "_estimators", "GAMRegress
 
 
 def __getattr__(name):
-    """Import when asked: a server that loads an `AdditiveModel` needs no scikit-learn."""
+    """Import the estimators lazily: loading an `AdditiveModel` must not require scikit-learn."""
     if name not in _HOMES:
         raise AttributeError(f"module 'gam_model' has no attribute {name!r}")
     return getattr(importlib.import_module(f"gam_model.{_HOMES[name]}"), name)

@@ -1,4 +1,4 @@
-"""What regression and classification share: reading, checking, fitting, explaining."""
+"""Base class of the estimators: input validation, fitting and explanation."""
 
 import functools
 import warnings
@@ -35,11 +35,11 @@ EXTRAPOLATIONS = ("linear", "constant", "error")
 CRITERIA = ("reml", "gcv")
 SOLVERS = ("stream", "statsmodels")
 WARPS = ("auto", None)
-_FEW = 10_000  # rows on which P-IRLS looks for its start, where there are many more
-# With alpha="auto", columns get fewer splines where all together have more than so many a row, and
-# than so many anyway: the rows cannot tell them apart, and time grows with their cube.
+_FEW = 10_000  # rows used to find starting values for P-IRLS in larger data
+# With alpha="auto", each column gets fewer splines if the total exceeds both of these limits (per
+# row, and absolute): the data cannot identify more, and time grows with the cube of the total.
 _FUNCTIONS, _ANYWAY = 2, 600
-_RANKED = 100_000  # rows over which contributions are averaged for the importances
+_RANKED = 100_000  # rows over which the importances are averaged
 
 
 class AdditiveEstimator(ExplanationMixin, BaseEstimator):
@@ -51,7 +51,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
     """
 
     def __sklearn_tags__(self):
-        """Tell scikit-learn that cells may be missing and columns categorical."""
+        """Declare to scikit-learn that X may have missing values and categorical columns."""
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         tags.input_tags.categorical = True
@@ -59,14 +59,14 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
 
     def fit_chunks(self, chunks):
         """
-        Fit rows that need not be in memory together, such as those of a large file.
+        Fit rows that do not fit in memory, such as those of a large file.
 
         Parameters
         ----------
         chunks : iterable of tuple
             (X, y), (X, y, sample_weight) or (X, y, sample_weight, offset), each as in `fit`. It is
-            passed over several times, so its `__iter__` must begin anew each time, as that of a
-            list does, or of an object that opens the file there.
+            iterated over several times, so each call of `__iter__` must start at the beginning, as
+            with a list or an object that reopens the file.
 
         Returns
         -------
@@ -76,21 +76,20 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
         Raises
         ------
         TypeError
-            If `chunks` can be passed over only once.
+            If `chunks` can be iterated over only once.
         ValueError
             As `fit`.
 
         Notes
         -----
-        One pass learns what the columns hold and the classes, if there are any; of arrays of
-        numbers it ends at the first chunk, and there is a second one where a column of numbers
-        turns out to be text. One learns the ranges, and one fits a gaussian model with identity
-        link; other families take one for each step, about ten. Up to 200,000 rows give what `fit`
-        gives; beyond, knots are placed at the quantiles of a sample of so many rows, which is the
-        same in each call.
+        The first pass determines column types and classes; for numeric arrays it stops after the
+        first chunk, and it is repeated if a numeric column turns out to contain text. The next
+        pass determines the ranges, and one more fits a gaussian model with identity link; other
+        families need one pass per iteration, about ten. Up to 200,000 rows the result is that of
+        `fit`; beyond, knots are placed at the quantiles of a fixed random sample of 200,000 rows.
 
-        A column that is text in one chunk is text in all: the numbers 1 and 1.0 are then the level
-        "1". A chunk may have no rows, and a column may be missing in all rows of a chunk.
+        A column that is text in one chunk is text in all: the numbers 1 and 1.0 then become the
+        level "1". A chunk may be empty, and a column may be entirely missing in a chunk.
 
         Examples
         --------
@@ -104,14 +103,14 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
         """
         if isinstance(chunks, Iterator):
             raise TypeError(
-                "chunks can be passed over only once, and several passes are needed; give a list, "
-                "or an object whose __iter__ opens the file anew"
+                "chunks can be iterated over only once, but fitting takes several passes; pass a "
+                "list, or an object whose __iter__ reopens the file"
             )
         return self._fit(chunks, streamed=True)
 
     # ---------------------------------------------------------------- offsets
 
-    # scikit-learn's metadata routing passes an offset on unless it is told not to.
+    # Request `offset` by default in scikit-learn's metadata routing.
     __metadata_request__fit: ClassVar = {"offset": True}
     __metadata_request__predict: ClassVar = {"offset": True}
     __metadata_request__score: ClassVar = {"offset": True}
@@ -119,7 +118,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
     _has_offset = False
 
     def _read_offset(self, offset, n_rows):
-        """Return the rows' offsets, of shape (n_rows,), None for none; a number is for all."""
+        """Return the offsets, of shape (n_rows,), or None; a scalar applies to all rows."""
         if offset is None:
             return None
         if np.ndim(offset) == 0:
@@ -127,18 +126,18 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
         return _check_rows(offset, "offset", n_rows, default=0)
 
     def _ask_for_offset(self, offset, method):
-        """Refuse to compare predictions for an offset of 0 with a y that had another."""
+        """Raise an error if the model was fitted with an offset and none is given."""
         check_is_fitted(self)
         if self._has_offset and offset is None:
             raise ValueError(
-                f"the model was fitted with an offset, so {method} needs that of the rows, too: "
-                "pass offset=..., or offset=0 if it is 0"
+                f"the model was fitted with an offset, so {method} needs the offset of its rows: "
+                "pass offset=..., or offset=0 if there is none"
             )
 
     # ---------------------------------------------------------------- reading
 
     def _validate(self, X):
-        """Return X as the frozen model reads it; warn of what it has not seen."""
+        """Return X as the frozen model expects it; warn about unseen levels and missing values."""
         check_is_fitted(self)
         if self._features.leaves(X):
             X = validate_data(
@@ -158,8 +157,8 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             if unseen or (term.missing is None and np.isnan(x).any()):
                 warnings.warn(
                     f"column {term.name!r} holds "
-                    f"{'levels' if unseen else 'missing cells'} that fit has not seen; they are "
-                    "predicted as the base: a contribution of 0",
+                    f"{'levels' if unseen else 'missing cells'} that fit did not see; they "
+                    "contribute 0 to the prediction",
                     UserWarning,
                     stacklevel=3,
                 )
@@ -189,7 +188,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
     # ---------------------------------------------------------------- fitting
 
     def _fit(self, chunks, streamed=False):
-        """Fit chunks, tuples (X, y, sample_weight, offset), of which there is one or a stream."""
+        """Fit one chunk or a stream of them, tuples (X, y, sample_weight, offset)."""
         self._check_parameters()
         with Progress(type(self).__name__, self.verbose):
             return self._fit_rows(chunks, streamed)
@@ -203,7 +202,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
         else:
             blocks = [self._read(chunks[0], reset=True)]
             if not len(blocks[0].y):
-                raise ValueError("every sample_weight is zero: no row is left to fit")
+                raise ValueError("every sample_weight is zero, so there are no rows to fit")
         totals = scan(blocks, family, SAMPLE if streamed else None, self.weighting)
         check_mean(family, link, totals.mean)
         warped = self.warp is not None and isinstance(self.alpha, str)
@@ -227,13 +226,13 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             curved = any(term.degree > 1 for term in basis.terms) if plain else False
             if streamed or alpha is None or offset or not curved:
                 raise ValueError(
-                    'solver="statsmodels" fits numeric columns without missing cells, of which '
-                    "one at least has three values, in the gaussian family with identity link, "
-                    'with a number for alpha and no offset; take solver="stream"'
+                    'solver="statsmodels" needs numeric columns without missing cells, at least '
+                    "one of them with three distinct values, the gaussian family with identity "
+                    'link, a numeric alpha and no offset; use solver="stream"'
                 )
             fit = fit_glmgam(basis, blocks[0], totals, smoothing)
         else:
-            # The matrices are small: threads would wait for one another for longer than they work.
+            # The matrices are so small that several threads would cost more than they save.
             with _find_blas().limit(limits=1, user_api="blas"):
                 mean = link.link(np.float64(totals.mean))
                 if offset:
@@ -257,12 +256,12 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
                 more = self._features.learn(X, weight, number if streamed else None)
                 more = self._learn_response(y) or more
                 if streamed and not more:
-                    break  # nothing that a pass over all chunks would tell
+                    break  # a pass over all chunks would add nothing
             again = self._features.settle()
 
     def _stream(self, basis, blocks, totals, family, link, smoothing, mean, in_memory):
         linear = _is_linear(family, link)
-        centre = totals.mean if linear else 0.0  # squares of what is far from 0 would lose digits
+        centre = totals.mean if linear else 0.0  # avoids cancellation in sums of squares
         unit = totals.unit
         n_kept = totals.n_lines if in_memory else np.inf
         rows = Rows(basis, blocks, totals.n_rows, totals.weight, unit, centre, n_kept)
@@ -275,8 +274,8 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
         if n_lines and totals.n_rows <= 1 + n_lines:
             hold = 1.0
             warnings.warn(
-                f"{totals.n_rows:g} rows cannot tell the slopes of {n_lines} columns apart, so "
-                "these are drawn towards 0; fit more rows, or fewer columns",
+                f"{totals.n_rows:g} rows are too few to identify the slopes of {n_lines} columns, "
+                "so the slopes are shrunk towards 0; use more rows or fewer columns",
                 UserWarning,
                 stacklevel=5,
             )
@@ -300,8 +299,8 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
         normal, basis, solution = fit.normal, fit.basis, fit.solution
         p, names = self.n_features_in_, self._names()
         penalty = basis.penalize(fit.weights)
-        # Where the likelihood has no maximum, the prior of the lines stands for rows: a line that
-        # it holds counts as one that the rows determine.
+        # If the likelihood has no maximum, the prior on the straight lines replaces the missing
+        # information: a line under the prior counts as determined by the data.
         if family.scale is not None:
             penalty[basis.lines_held] = 0.0
         edf = solution.determined - penalty * solution.inverse.diagonal()
@@ -315,26 +314,32 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
         self.edf_, self.alpha_ = np.zeros(p), np.full(p, np.nan)
         self.intercept_, terms = float(means @ splines), []
         for k, (term, block) in enumerate(zip(basis.terms, basis.blocks, strict=True)):
-            # Functions sum to one, so a term is centred by shifting all its coefficients, that
-            # of the first B-spline, 0, included.
+            # B-splines sum to one, so a term is centred by shifting all its coefficients,
+            # including the zero of the first B-spline.
             own = (
                 np.append(np.zeros(term.left_out), splines[block]) - means[block] @ splines[block]
             )
-            hole = float(own[-1]) if term.missing else None
+            missing = float(own[-1]) if term.missing else None
             own = own[: len(own) - term.missing]
             j = term.feature
             unit = self._features.units.get(j)
             if isinstance(term, LevelBasis):
-                frozen = LevelTerm(j, names[j], self._features.levels[j], own, hole)
+                frozen = LevelTerm(j, names[j], self._features.levels[j], own, missing)
             elif term.left_out:
                 frozen = SmoothTerm(
-                    j, names[j], term.knots, own, self.extrapolate, hole, term.warp, unit
+                    j, names[j], term.knots, own, self.extrapolate, missing, term.warp, unit
                 )
-            else:  # constant where it isn't missing
+            else:  # constant apart from missing cells
                 x = totals.low[j]
                 flat = -means[block] @ splines[block]
                 frozen = SmoothTerm(
-                    j, names[j], [x, x, x + 1, x + 1], [flat, flat], "constant", hole, unit=unit
+                    j,
+                    names[j],
+                    [x, x, x + 1, x + 1],
+                    [flat, flat],
+                    "constant",
+                    missing,
+                    unit=unit,
                 )
             terms.append(frozen)
             self.edf_[j] = edf[block].sum()
@@ -419,13 +424,13 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             values = list(alpha)
             if n_features is not None and len(values) != n_features:
                 raise ValueError(
-                    f"alpha must have one number a feature, {n_features}, got alpha={alpha!r}"
+                    f"alpha must have one number per feature, {n_features}, got alpha={alpha!r}"
                 )
         else:
             values = [alpha] * (n_features or 1)
         if not all(_is(Real, value) and 0 < value < np.inf for value in values):
             raise ValueError(
-                'alpha must be a positive finite number, one a feature, or "auto", '
+                'alpha must be a positive finite number, one per feature, or "auto", '
                 f"got alpha={alpha!r}"
             )
         return np.array(values, dtype=float)
@@ -437,7 +442,7 @@ def _find_blas():
 
 
 class _Blocks:
-    """Chunks, read anew at each pass."""
+    """Chunks, read again in each pass."""
 
     def __init__(self, estimator, chunks):
         self._estimator, self._chunks, self._fresh = estimator, chunks, True
@@ -451,7 +456,7 @@ class _Blocks:
 
 
 def _fit_constant(blocks, totals, family, link):
-    """Return the intercept, and the deviance, of the model of offsets and nothing else."""
+    """Return the intercept and the deviance of the model with offsets only."""
     rows = Rows(Basis([]), blocks, totals.n_rows, totals.weight, totals.unit)
     start = Start(np.array([link.link(np.float64(totals.mean))]), np.inf)
     fit = fit_linear if _is_linear(family, link) else iterate

@@ -1,4 +1,4 @@
-"""The basis of each term, B-splines or levels, and what of it is penalised."""
+"""The basis functions of each term, B-splines or levels, and their penalties."""
 
 import copy
 
@@ -7,16 +7,16 @@ from scipy.interpolate import BSpline
 
 from gam_model._splines import penalize_curvature
 
-_MANY = 50  # levels of a column that the solver treats apart
+_MANY = 50  # levels above which a column may be eliminated separately by the solver
 
 
 class SplineBasis:
     """
-    The B-splines of one column, and one function more for its missing cells, if there are any.
+    B-splines of one column, plus one function for its missing cells, if there are any.
 
     The first B-spline is left out of the model, as B-splines sum to the column of ones. A row has
-    degree + 1 values that are not zero, or one on a straight line; only these are worked out. A
-    missing cell has a 1 in the last function and 0 in all others.
+    degree + 1 nonzero values, or one for a straight line; only these are computed. A missing cell
+    has a 1 in the last function and 0 in all others.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ class SplineBasis:
         Column of X.
     knots : ndarray of shape (n_splines + degree + 1,) or None
         All knots in ascending order, on the scale of `warp`; None for a column that is constant
-        where it isn't missing.
+        apart from missing cells.
     degree : int
         Degree of the splines; with degree 1 and no inner knots they are a straight line.
     missing : bool, default=False
@@ -85,10 +85,10 @@ class SplineBasis:
         if self.warp is not None:
             x = self.warp(x)
         if self.missing:
-            hole = np.isnan(x)
-            values[:, -1] = hole
+            is_missing = np.isnan(x)
+            values[:, -1] = is_missing
             if self.left_out:
-                x = np.where(hole, self.knots[0], x)
+                x = np.where(is_missing, self.knots[0], x)
         if self.n_splines == 2:  # a straight line
             columns[:, 0] = 1
             values[:, 0] = (x - self.knots[0]) / (self.knots[-1] - self.knots[0])
@@ -98,7 +98,7 @@ class SplineBasis:
             columns[:, :order] = matrix.indices.reshape(-1, order)
             values[:, :order] = matrix.data.reshape(-1, order)
         if self.missing:
-            values[hole, :-1] = 0.0
+            values[is_missing, :-1] = 0.0
         return columns, values
 
     def design(self, x, extrapolate, mean):
@@ -119,19 +119,19 @@ class SplineBasis:
         ndarray of shape (n_samples, size)
             Values of the functions.
         """
-        hole, rows = np.isnan(x), np.zeros((len(x), self.size))
+        is_missing, rows = np.isnan(x), np.zeros((len(x), self.size))
         if self.warp is not None:
             x = self.warp(x)
         if self.left_out:
             ends = self.knots[[0, -1]]
-            inside = np.clip(np.where(hole, ends[0], x), *ends)
+            inside = np.clip(np.where(is_missing, ends[0], x), *ends)
             matrix = BSpline.design_matrix(inside, self.knots, self.degree)
             rows[:, : self.n_splines] = matrix.toarray()
             if extrapolate != "constant":
                 slopes = BSpline(self.knots, np.eye(self.n_splines), self.degree)(ends, nu=1)
-                beyond = np.where(hole, 0.0, x - inside)
+                beyond = np.where(is_missing, 0.0, x - inside)
                 rows[:, : self.n_splines] += beyond[:, None] * slopes[(beyond > 0).astype(int)]
-        rows[hole] = np.eye(self.size)[-1] if self.missing else mean
+        rows[is_missing] = np.eye(self.size)[-1] if self.missing else mean
         return rows
 
 

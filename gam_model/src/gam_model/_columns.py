@@ -1,4 +1,4 @@
-"""The columns of a table, whoever made it: their names, what they hold, and their cells."""
+"""Columns of a table from any supported library: names, kinds and cells."""
 
 import contextlib
 import datetime
@@ -9,15 +9,15 @@ import numpy as np
 
 from gam_model.dates import to_days
 
-# What a column may hold. A category is declared by its type; "nothing" is cells that are missing.
+# Kinds of column. A category is declared by its dtype; "nothing" means that all cells are missing.
 KINDS = ("number", "text", "category", "date", "duration", "nothing", "other")
-_INSTANTS = (datetime.date, np.datetime64)  # a datetime is a date to Python, too
+_INSTANTS = (datetime.date, np.datetime64)  # datetime.datetime is a subclass of date
 _SPANS = (datetime.timedelta, np.timedelta64)
 
 
 class Column:
     """
-    One column as it stands in the table.
+    One column of a table.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class Column:
         return len(self._cells)
 
     def kind(self):
-        """Return what it holds, one of `KINDS`."""
+        """Return the kind of its values, one of `KINDS`."""
         kind = getattr(self._cells.dtype, "kind", None)
         if self.is_declared():
             known = "category"
@@ -51,7 +51,7 @@ class Column:
         return kinds.pop() if kinds else "nothing"
 
     def is_declared(self):
-        """Return whether its type says that it is a category."""
+        """Return whether its dtype is categorical."""
         return self._type.startswith(("category", "dictionary", "Categorical", "Enum"))
 
     def _is_text(self):
@@ -64,7 +64,7 @@ class Column:
         return known.get(self._type.partition("(")[0])
 
     def _is_there(self):
-        """Return whether any cell is."""
+        """Return whether any cell is missing."""
         cells = self._cells
         if hasattr(cells, "notna"):
             return bool(cells.notna().any())
@@ -76,18 +76,18 @@ class Column:
         return len(cells) > 0
 
     def cells(self):
-        """Return the cells as a list of Python's values, None where they are missing."""
+        """Return the cells as a list of Python objects, None where they are missing."""
         if self._list is None:
             cells = self._cells
             if hasattr(cells, "to_list"):
                 values = cells.to_list()
-            else:  # of nanoseconds NumPy would make integers
+            else:  # NumPy would convert nanoseconds to integers
                 values = list(cells) if cells.dtype.kind in "mM" else cells.tolist()
             self._list = [_simplify(value) for value in values]
         return self._list
 
     def categories(self):
-        """Return the categories that its type declares, in their order; none of other types."""
+        """Return the categories that its dtype declares, in order; empty for other dtypes."""
         if self._type.startswith(("category", "Enum")):
             return [_simplify(level) for level in self._cells.dtype.categories.to_list()]
         return []
@@ -99,7 +99,7 @@ class Column:
         Raises
         ------
         TypeError, ValueError
-            If one is not a number.
+            If a cell is not a number.
         """
         if hasattr(self._cells, "iloc"):  # pandas
             return self._cells.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -110,7 +110,7 @@ class Column:
         """Return the days of dates or durations, as `numbers`."""
         cells = self._cells
         if hasattr(cells, "dt") and hasattr(cells, "iloc"):
-            with contextlib.suppress(AttributeError, TypeError):  # what has no time zone is UTC
+            with contextlib.suppress(AttributeError, TypeError):  # naive dates are UTC
                 cells = cells.dt.tz_convert(None)
         cells = cells.to_numpy() if hasattr(cells, "to_numpy") else cells
         if cells.dtype.kind in "mM":
@@ -120,7 +120,7 @@ class Column:
         for row, cell in enumerate(cells):
             if cell is not None:
                 units.setdefault(cell.dtype, []).append(row)
-        for dtype, rows in units.items():  # of unlike units NumPy would overflow
+        for dtype, rows in units.items():  # NumPy would overflow when converting mixed units
             days[rows] = to_days(np.array([cells[row] for row in rows], dtype))
         return days
 
@@ -132,14 +132,14 @@ def list_columns(X):
     Parameters
     ----------
     X : array-like of shape (n_samples, n_features)
-        A pandas or polars frame, a table of pyarrow, or anything that NumPy reads.
+        A pandas or polars frame, a pyarrow table, or anything that NumPy can convert.
 
     Returns
     -------
     columns : list of Column
-        Empty if X has not two dimensions.
+        Empty if X is not two-dimensional.
     names : list of str or None
-        None of an array.
+        None for an array.
     """
     if hasattr(X, "to_pandas") and hasattr(X, "column_names"):  # pyarrow
         import pandas as pd
@@ -156,7 +156,7 @@ def list_columns(X):
 
 
 def _simplify(value):
-    """Return a cell as a value of Python: what is missing as None, a whole float as integer."""
+    """Return a cell as a Python object: None if missing, an integral float as an int."""
     if isinstance(value, str):
         return str(value)
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
@@ -167,7 +167,7 @@ def _simplify(value):
         return None if np.isnat(value) else value
     if isinstance(value, (Number, Decimal)) and value != value:
         return None
-    # A column of codes with missing cells reads as floats.
+    # Integer codes become floats in a column with missing cells.
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -183,7 +183,7 @@ def _kind_of(cell):
 
 
 def _to_numpy(cell):
-    """Return one date or duration in NumPy's type, in UTC and the unit that it has."""
+    """Return one date or duration as a NumPy scalar, in UTC and in its own unit."""
     if cell is None or isinstance(cell, (np.datetime64, np.timedelta64)):
         return cell
     if hasattr(cell, "asm8"):  # pandas, which may count nanoseconds

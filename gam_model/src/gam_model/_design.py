@@ -1,4 +1,4 @@
-"""Which basis functions a column gets: of its levels, or splines on a scale of its own."""
+"""Choice of basis functions for each column: levels, or splines, possibly on a warped scale."""
 
 import numpy as np
 
@@ -11,30 +11,30 @@ from gam_model._solver import Reference, accumulate
 from gam_model._splines import find_values, place_knots
 from gam_model._warp import propose_warps
 
-_LOOKED_AT = 20_000  # values by which it is told how unevenly a column is spread
-_BINS = 2000  # of a column's values, for the comparison of its scales
-_BETTER = 4.0  # by which AIC tells that a column needs no scale of its own
+_LOOKED_AT = 20_000  # values from which the unevenness of a column is measured
+_BINS = 2000  # of a column's values, for the comparison of scales by AIC
+_BETTER = 4.0  # difference in AIC above which a warped scale is rejected
 
 
 def build_basis(totals, levels, df, degree, warped, family, link):
     """
     Give each column its basis functions.
 
-    A column whose values are spread very unevenly is compared on its own scale and on those that
-    `propose_warps` finds: as the only column of a model of what the constant leaves of y, by AIC.
+    For a very unevenly distributed column, AIC compares its original scale with those that
+    `propose_warps` finds, each in a one-column model of the residuals of the constant model.
 
     Parameters
     ----------
     totals : Totals
-        Has a sample of the rows, and the ends of each column.
+        Provide a sample of the rows and the range of each column.
     levels : dict of int to list
         Levels of each categorical column.
     df : int
-        Number of B-splines of a column at most.
+        Maximum number of B-splines per column.
     degree : int
-        Their degree at most.
+        Their maximum degree.
     warped : bool
-        Whether columns may get another scale than their own.
+        Whether columns may get a warped scale.
     family : Family
         Distribution of the response.
     link : Link
@@ -43,7 +43,7 @@ def build_basis(totals, levels, df, degree, warped, family, link):
     Returns
     -------
     Basis
-        Without columns that are constant or missing in all rows.
+        Without columns that are constant or entirely missing.
     """
     terms, X = [], totals.sample.X
     rest = _leave(totals, family, link) if warped else None
@@ -75,7 +75,7 @@ def build_basis(totals, levels, df, degree, warped, family, link):
 
 
 def _leave(totals, family, link):
-    """Return the sample of the rows with what the constant leaves of y."""
+    """Return the sample of the rows with the residuals of the constant model as y."""
     rows = totals.sample
     mu = link.inverse(link.link(np.float64(totals.mean)) + rows.offset - rows.offset.mean())
     return rows._replace(y=rows.y - mu, weight=rows.weight * totals.unit)
@@ -99,7 +99,7 @@ def _condense(rows):
 
 
 def _find_aic(scale, rows, within, n_rows):
-    """Return AIC, up to a constant, of a gaussian model of one column on one scale."""
+    """Return the AIC, up to a constant, of a one-column gaussian model on a given scale."""
     warp, knots, degree = scale
     basis, smoothing = Basis([SplineBasis(0, knots, degree, warp=warp)]), Smoothing(None)
     passed = Rows(basis, [rows], n_rows, float(rows.weight.sum()), n_lines=len(rows.y))

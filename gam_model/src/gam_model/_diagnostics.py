@@ -1,4 +1,4 @@
-"""The panels that tell whether a model fits some rows."""
+"""Diagnostic plots of the fit to given rows."""
 
 import numpy as np
 from scipy import stats
@@ -19,7 +19,7 @@ from gam_model._inference import normal_quantile
 from gam_model._residuals import average, bound_share, find_residuals
 
 _Z = normal_quantile(0.95)
-_POINTS = 2000  # rows: of more, so many are drawn
+_POINTS = 2000  # rows drawn as points at most; of more, a random sample
 
 
 def draw_diagnostics(estimator, family, eta, mu, y):

@@ -1,4 +1,4 @@
-"""How pictures look: the figure, its colours and words, and one term drawn into it."""
+"""Drawing helpers: figures, colours, labels, and the panel of one term."""
 
 import functools
 import importlib
@@ -13,11 +13,11 @@ from gam_model._inference import normal_quantile
 from gam_model._terms import LevelTerm
 from gam_model.dates import from_days
 
-# Okabe and Ito's, which the colour-blind tell apart too.
+# Okabe and Ito's palette, which is safe for colour-blind readers.
 BLUE, ORANGE = "#0072b2", "#d55e00"
 INK, GREY, PALE = "#000000", "#767676", "#b8b8b8"
 TITLE = {"fontsize": 9, "fontweight": "bold", "parse_math": False}
-_LEVELS = 60  # of one feature, as many as can be read
+_LEVELS = 60  # of one feature: more would not be legible
 _FAR = 20  # times the distance of three quarters: there an axis is logarithmic
 _REACH = 8  # times the mean contribution: a curve that goes beyond has its own scale
 _FIRST, _LAST = -719_162, 2_932_897  # days of Python's dates, which matplotlib draws
@@ -38,15 +38,15 @@ def load(name):
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError('pictures need matplotlib; pip install "gam_model[plots]"') from error
+        raise ImportError('plots need matplotlib; run pip install "gam_model[plots]"') from error
 
 
 def new_figure(width, height):
-    """Return a figure of so many inches that belongs to no window and that notebooks show."""
+    """Return a figure of the given size in inches, shown by notebooks and without a window."""
     figure = load("matplotlib.figure").Figure(
         figsize=(width, height), layout="constrained", facecolor="white"
     )
-    # IPython knows a figure only once pyplot is imported; until then it asks for this.
+    # IPython knows how to show figures only after pyplot is imported; until then it calls this.
     figure._repr_png_ = functools.partial(_write_png, figure)
     return figure
 
@@ -58,7 +58,7 @@ def _write_png(figure):
 
 
 def strip(axes, *sides):
-    """Take the frame away but for its left and lower side, and `sides` too."""
+    """Hide the upper and right sides of the frame, and `sides` too."""
     axes.spines[["top", "right", *sides]].set_visible(False)
     axes.tick_params(labelsize=8)
 
@@ -67,7 +67,7 @@ def strip(axes, *sides):
 
 
 def name_scale(estimator):
-    """Return what eta is, in words."""
+    """Return a description of the scale of eta."""
     link = estimator.terms_.link
     if hasattr(estimator, "classes_"):
         return f"{_SCALES[link]} of {name_class(estimator)}"
@@ -122,9 +122,9 @@ def _characters():
 
 def number(value):
     """
-    Write a number in 4 digits, those of a whole one all, with a true minus sign.
+    Format a number with 4 significant digits, integers in full, with a true minus sign.
 
-    Thousands are separated from 10,000 on, so that years are not.
+    Thousands separators start at 10,000, so years have none.
     """
     if isinstance(value, Real) and not isinstance(value, bool):
         value = float(value)
@@ -137,7 +137,7 @@ def number(value):
 
 
 def fixed(value, decimals, sign="-"):
-    """Write a number with so many decimals; with none that make sense, in 3 digits."""
+    """Format a number with the given decimals; if None, with 3 significant digits."""
     form = f"{sign}.3g" if decimals is None else f"{sign},.{decimals}f"
     return format(value, form).replace("-", "\N{MINUS SIGN}")
 
@@ -168,7 +168,7 @@ class Panel:
         Values, or codes of levels.
     curve : ndarray of shape (3, n_points)
         Contribution there, and the lower and upper end of its interval.
-    hole : ndarray of shape (3, 1) or (3, 0)
+    missing : ndarray of shape (3, 1) or (3, 0)
         The same of a missing cell, if there were any in training.
     linear : float
         Beyond this distance from 0 the axis of x is logarithmic; inf if it isn't.
@@ -180,27 +180,27 @@ class Panel:
     edf: float
     x: np.ndarray
     curve: np.ndarray
-    hole: np.ndarray
+    missing: np.ndarray
     linear: float = np.inf
     few: bool = False
 
     @property
     def levels(self):
-        """Levels that are drawn, a list; empty if x is a number."""
+        """Levels that are drawn, a list; empty for a numeric feature."""
         if not isinstance(self.term, LevelTerm):
             return []
         return [self.term.levels[int(code)] for code in self.x]
 
     @property
     def width(self):
-        """How many columns of a grid the panel asks for."""
+        """Number of grid columns that the panel spans."""
         return 1 + (len(self.levels) > 14) + (len(self.levels) > 28)
 
     @property
     def depth(self):
-        """Inches below the axes that upright labels of the levels need; 0 if they lie."""
+        """Inches that vertical level labels need below the axes; 0 if they are horizontal."""
         longest = max((len(label(level, 20)) for level in self.levels), default=0)
-        lying = (len(self.levels) + self.hole.shape[1]) * max(longest, 6) * 0.075
+        lying = (len(self.levels) + self.missing.shape[1]) * max(longest, 6) * 0.075
         return 0.07 * longest if lying > 2.8 * self.width else 0.0
 
 
@@ -227,7 +227,7 @@ def trace(estimator, k, coverage):
 
 
 def _find_linear(knots):
-    """Find out from quantiles whether few values lie far out, and where those begin."""
+    """Detect from quantiles whether a few values are outlying, and where they begin."""
     if len(knots) < 4:
         return np.inf
     low, high = knots[[0, -1]]
@@ -241,7 +241,7 @@ def _find_linear(knots):
 
 
 def _spread(low, high, linear):
-    """Return about 100 points that are even where the axis is."""
+    """Return about 100 points that are evenly spaced on the axis."""
     if linear == np.inf:
         return np.linspace(low, high, 100)
     parts = [np.linspace(max(low, -linear), min(high, linear), 100)]
@@ -253,8 +253,8 @@ def _spread(low, high, linear):
 
 
 def find_limits(panels):
-    """Return y from and to: all curves, and of the bands as much as leaves the curves a third."""
-    tall = np.hstack([part for panel in panels for part in (panel.curve, panel.hole)])
+    """Return limits of y that show all curves, and bands so far as curves keep a third."""
+    tall = np.hstack([part for panel in panels for part in (panel.curve, panel.missing)])
     low, high = min(tall[0].min(), 0.0), max(tall[0].max(), 0.0)
     room = (high - low) or np.inf
     low, high = max(tall[1].min(), low - room), min(tall[2].max(), high + room)
@@ -264,10 +264,10 @@ def find_limits(panels):
 
 def share_limits(panels, importances):
     """
-    Find limits that panels have in common.
+    Find the limits of y that panels share.
 
-    A curve that reaches many times as far as contributions do on average does so where there are
-    few rows; it would flatten the others, and is left out.
+    A curve that extends many times the mean contribution does so where there are few rows; it
+    would flatten the others and is excluded.
 
     Parameters
     ----------
@@ -281,7 +281,7 @@ def share_limits(panels, importances):
     limits : tuple of float
         y from and to.
     shared : list of Panel
-        Those within.
+        Panels within the limits.
     """
     reach = _REACH * max(importances[panel.term.feature] for panel in panels)
     shared = [panel for panel in panels if abs(panel.curve[0]).max() <= reach] or panels
@@ -325,9 +325,9 @@ def draw_term(axes, panel, limits, rows=None, legible=True):
         else:
             axes.fill_between(x, *band, color=BLUE, alpha=0.2, linewidth=0)
             axes.plot(x, middle, color=BLUE, linewidth=1.5, label="curve")
-    if panel.hole.size:
+    if panel.missing.size:
         line = axes.errorbar(
-            [where], panel.hole[0], _arms(panel.hole), fmt="D", color=ORANGE, markersize=4
+            [where], panel.missing[0], _arms(panel.missing), fmt="D", color=ORANGE, markersize=4
         )
         line.set_label("missing")
         axes.annotate(
@@ -364,10 +364,10 @@ def _draw_levels(axes, panel, codes, legible):
     axes.set_xticks(at, texts, rotation=upright, parse_math=False, fontsize=8)
     axes.tick_params(axis="x", length=0)
     where = len(at) + 0.2
-    axes.set_xlim(-0.7, where + 0.5 if panel.hole.size else len(at) - 0.3)
+    axes.set_xlim(-0.7, where + 0.5 if panel.missing.size else len(at) - 0.3)
     left = len(panel.term.levels) - len(at)
     if left:
-        axes.set_xlabel(f"and {left} levels of smaller effect", fontsize=8, color=GREY)
+        axes.set_xlabel(f"and {left} levels with smaller effects", fontsize=8, color=GREY)
     return where
 
 
@@ -396,7 +396,7 @@ def _scale_axis(axes, panel):
     to_axis = axes.xaxis.get_transform()
     start, end = to_axis.transform([low, high])
     span = end - start
-    right = end + (0.22 if panel.hole.size else 0.03) * span
+    right = end + (0.22 if panel.missing.size else 0.03) * span
     marks = np.array([start - 0.03 * span, end + 0.12 * span, right])
     left, where, right = to_axis.inverted().transform(marks)
     axes.set_xlim(left, right)
@@ -407,9 +407,9 @@ def _scale_axis(axes, panel):
     elif panel.linear == np.inf:
         axes.locator_params(axis="x", nbins=6)
         ticks = axes.get_xticks()
-    ticks = ticks[(ticks >= left) & (ticks <= (high if panel.hole.size else right))]
+    ticks = ticks[(ticks >= left) & (ticks <= (high if panel.missing.size else right))]
     texts = _write_dates(ticks) if dated else [_shorten(tick) for tick in ticks.tolist()]
-    # Far from 0 the ticks may differ in digits that are cut off; matplotlib knows what to do.
+    # Far from 0, ticks may differ only in truncated digits; matplotlib's formatter handles this.
     axes.set_xticks(ticks, texts if len(set(texts)) == len(texts) else None)
     axes.minorticks_off()
     return where
@@ -424,7 +424,7 @@ def _place_dates(low, high):
 
 
 def _write_dates(ticks):
-    """Write dates as short as tells them apart, and below the last one what it leaves out."""
+    """Format dates as briefly as distinguishes them, and below the last one the omitted part."""
     dates = load("matplotlib.dates")
     formatter = dates.ConciseDateFormatter(dates.AutoDateLocator(), tz="UTC")
     texts = formatter.format_ticks(ticks + dates.date2num(np.datetime64(0, "D")))
@@ -439,7 +439,7 @@ def _shorten(tick):
 
 
 def _draw_distribution(axes, panel, values):
-    """Draw a rug, or of many values a histogram, along the lower edge."""
+    """Draw a rug, or for many values a histogram, along the lower edge."""
     below = axes.get_xaxis_transform()
     if values is None or len(values) <= _RUG:
         values = np.unique(panel.term.knots) if values is None else values

@@ -1,4 +1,4 @@
-"""scikit-learn's faces of the additive model: regression and classification."""
+"""The scikit-learn estimators: `GAMRegressor` and `GAMClassifier`."""
 
 from typing import ClassVar
 
@@ -16,34 +16,33 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
     """
     Additive model of one penalised B-spline per feature, for a numeric response.
 
-    The prediction is mu with g(mu) = eta(x) = b_0 + sum_j B_j(x_j) b_j, and `fit` minimises, with
-    statsmodels' factor 2,
+    The prediction is mu with g(mu) = eta(x) = b_0 + sum_j B_j(x_j) b_j. `fit` minimises, with
+    the factor 2 that statsmodels uses,
 
         sum_i w_i d(y_i, mu_i) + 2 sum_j alpha_j b_j' S_j b_j,    S_j = integral B_j'' B_j''^T
 
-    where d is the family's unit deviance, for the gaussian (y - mu)^2. The fitted curves are then
-    centred, f_j = B_j b_j - mean_i B_j(x_ij) b_j, which leaves eta as it is and makes f_j(x_j)
+    where d is the family's unit deviance, (y - mu)^2 for the gaussian. The fitted curves are then
+    centred, f_j = B_j b_j - mean_i B_j(x_ij) b_j, which leaves eta unchanged and makes f_j(x_j)
     the exact (interventional) SHAP value of feature j on the scale of the link.
 
     Parameters
     ----------
     df : int, default=15
-        Number of B-splines of each term at most, at least degree + 1. A column with ties, or with
+        Maximum number of B-splines per term, at least degree + 1. A column with ties, or with
         fewer distinct values than `df`, gets fewer; a constant column gets no term. With
-        alpha="auto", all get fewer where there would be more than 600 in all and more than two
-        for each row.
+        alpha="auto", every column gets fewer if the total would exceed both 600 and two per row.
     alpha : float, array-like of shape (n_features,) or "auto", default="auto"
-        Weight of the roughness penalty. "auto" chooses one for each term by `criterion`, whatever
-        the units of X and y. A positive number has the meaning that it has in statsmodels: it
-        depends on the units of X (a feature multiplied by 10 asks for 1000 times the alpha) and
-        on the number of rows. Of categorical columns, and of the effect of missing cells, it
-        weighs the squared effects.
+        Weight of the roughness penalty. "auto" chooses one for each term by `criterion`,
+        independently of the units of X and y. A positive number has the same meaning as in
+        statsmodels: it depends on the units of X (a feature multiplied by 10 needs 1000 times the
+        alpha) and on the number of rows. For categorical columns, and for the effect of missing
+        cells, the penalty is the sum of squared effects.
     degree : int, default=3
-        Degree of the splines, 2 to 5. statsmodels integrates S_j exactly for degree 3, and to
-        some per cent for the others; the stream exactly for all.
+        Degree of the splines, 2 to 5. statsmodels integrates S_j exactly for degree 3 and to
+        within a few per cent otherwise; solver="stream" is exact for every degree.
     extrapolate : {"linear", "constant", "error"}, default="linear"
-        How a curve goes on outside its training range: along its tangent, level, or not at all.
-        "error" lets through what lies outside by the rounding of float32 only.
+        How a curve continues outside its training range: along its tangent, as a constant, or
+        not at all. "error" tolerates values outside only by float32 rounding.
     family : {"gaussian", "binomial", "poisson", "gamma"}, default="gaussian"
         Distribution of the response; "binomial" is for proportions.
     link : str, optional
@@ -52,28 +51,27 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
     criterion : {"reml", "gcv"}, default="reml"
         What alpha="auto" optimises: restricted likelihood, or generalised cross-validation.
     categorical_features : "from_dtype", None or array-like, default="from_dtype"
-        Categorical columns: those of a frame that are text or of a categorical type; none; or a
-        list of names or positions, or a mask. A column of text that nobody lists and whose type
-        is not categorical is left out, with a warning, if it has more than 50 levels and more
-        than half as many levels as cells (or more than 200,000): ids, free text, dates as text.
+        Categorical columns: the text and categorical columns of a frame; none; or a list of
+        names or positions, or a mask. A text column that is not listed and whose dtype is not
+        categorical is left out, with a warning, if it has more than 50 levels and more than half
+        as many levels as cells (or more than 200,000): ids, free text, dates as text.
     solver : {"stream", "statsmodels"}, default="stream"
-        "stream" needs no memory beyond X whatever the number of rows. "statsmodels" is GLMGam, for
-        reference: it finds the same coefficients, for numeric columns, the gaussian family with
-        identity link and a given alpha.
+        "stream" needs no memory beyond X, whatever the number of rows. "statsmodels" uses GLMGam
+        for reference: it finds the same coefficients, and supports only numeric columns, the
+        gaussian family with identity link and a given alpha.
     weighting : {"auto", "counts", "precision", "likelihood"}, default="auto"
-        What `sample_weight` means. "counts": how often each row occurred; a weight of 2 is the row
-        twice. "precision": how much each row tells, relative to the others, as weights of surveys,
-        of boosting, or inverse variances do; multiplied by a constant they change nothing.
-        "likelihood": they multiply the rows' log-likelihoods, as the number of trials of a
-        binomial rate, or the exposure of a rate of counts, does. "auto" takes whole numbers for
-        counts, but those of rates for numbers of trials or exposures. It takes other numbers for
-        precisions where the family's scale is estimated (gaussian, gamma) or y is 0 or 1, as a
-        label has no number of trials; and for "likelihood" with other rates of events.
+        Meaning of `sample_weight`. "counts": how often each row occurred; a weight of 2 is
+        equivalent to repeating the row. "precision": relative information of each row, such as
+        survey or boosting weights or inverse variances; multiplying them by a constant changes
+        nothing. "likelihood": multipliers of the rows' log-likelihoods, such as the number of
+        trials of a binomial rate or the exposure of a Poisson rate. "auto" interprets integers as
+        "counts", except for rates, where they are trials or exposures. It interprets other numbers
+        as "precision" if the family's scale is estimated (gaussian, gamma) or y is 0 or 1 (a label
+        has no number of trials), and as "likelihood" for other rates of events.
     warp : {"auto", None}, default="auto"
-        With "auto" and alpha="auto", a column whose values are spread very unevenly, as amounts
-        are that range over powers of ten, is modelled on a scale of its own, arcsinh((x - center)
-        / width), if a curve of that column alone fits better on it, or as well. None takes every
-        column as it is.
+        With "auto" and alpha="auto", a very unevenly distributed column, such as amounts that
+        span powers of ten, is modelled on the scale arcsinh((x - center) / width) if a curve of
+        that column alone fits at least as well on it. None leaves every column as it is.
     verbose : int, default=0
         If not 0, a fit of more than five seconds prints every five seconds how far it is.
 

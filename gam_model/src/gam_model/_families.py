@@ -1,4 +1,4 @@
-"""Exponential families and link functions: the response's side of an additive model."""
+"""Exponential families and link functions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ import numpy as np
 from scipy.special import expit, gammaincinv, gammaln, logit, ndtr, ndtri, xlog1py, xlogy
 
 _HUGE = np.finfo(float).max
-# A mean of counts or of amounts stays above it, so that y / mu is finite.
+# Lower bound of the mean of counts and amounts, so that y / mu is finite.
 _TINY = 1e-200
-# mu of a binomial stays this far from 0 and 1, so that its weights and its deviance are finite.
+# Distance of a binomial mu from 0 and 1, so that weights and deviance are finite.
 _EDGE = np.finfo(float).eps
-_MANY = 1e6  # counts that are as good as continuous, and whose quantiles SciPy takes ages for
+_MANY = 1e6  # counts treated as continuous, as SciPy computes their quantiles slowly
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Link:
         The inverse of g, elementwise, for all numbers: where g does not reach eta it gives the
         limit of mu, such as infinity beyond a pole.
     domain : tuple of float
-        Between which eta, ends excluded, mu is finite.
+        Open interval of eta in which mu is finite.
     means : tuple of float
-        Between which mu, ends excluded, g is defined.
-    turn : float or None
-        Where the inverse turns from falling to rising, if it does.
+        Open interval of mu in which g is defined.
+    turning_point : float or None
+        The eta at which the inverse changes from falling to rising, if it does.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Link:
     derivative: Callable[[np.ndarray], np.ndarray]
     domain: tuple[float, float] = (-np.inf, np.inf)
     means: tuple[float, float] = (-np.inf, np.inf)
-    turn: float | None = None
+    turning_point: float | None = None
 
     def reaches(self, eta):
         """Return for each eta, a number or an array, whether its mu is finite."""
@@ -51,7 +51,7 @@ class Link:
 
     def bracket(self, low, high):
         """
-        Turn intervals of eta into intervals of mu.
+        Transform intervals of eta into intervals of mu.
 
         Parameters
         ----------
@@ -64,9 +64,13 @@ class Link:
             Lower and upper end of mu; infinite where the interval of eta reaches a pole.
         """
         with np.errstate(over="ignore", divide="ignore"):
-            ends = np.sort(self.inverse(np.column_stack([low, high])), axis=1)  # a link may fall
-        if self.turn is not None:
-            ends[(low < self.turn) & (self.turn < high), 0] = self.inverse(self.turn)
+            ends = np.sort(
+                self.inverse(np.column_stack([low, high])), axis=1
+            )  # links may decrease
+        if self.turning_point is not None:
+            ends[(low < self.turning_point) & (self.turning_point < high), 0] = self.inverse(
+                self.turning_point
+            )
         return ends
 
 
@@ -98,7 +102,7 @@ SQRT = Link(
     lambda mu: 0.5 / np.sqrt(mu),
     domain=(-np.sqrt(_HUGE), np.sqrt(_HUGE)),
     means=(0.0, np.inf),
-    turn=0.0,
+    turning_point=0.0,
 )
 LOGIT = Link("logit", logit, expit, lambda mu: 1 / (mu * (1 - mu)), means=(0.0, 1.0))
 PROBIT = Link("probit", ndtri, ndtr, lambda mu: 1 / _normal_density(ndtri(mu)), means=(0.0, 1.0))
@@ -128,17 +132,17 @@ class Family:
     unit_deviance : callable
         d(y, mu), twice the loss of log-likelihood against mu = y, times the scale.
     bounds : tuple of float
-        What mu is kept within.
+        Limits to which mu is clipped.
     domain : str
-        What y must be, in words.
+        Condition on y, for messages.
     accepts : callable
-        Whether y from its least to its greatest value is that.
+        Whether a minimum and maximum of y satisfy it.
     generator : callable
         t(y), elementwise; for weights w of sum n, sum w d(y, mean) / 2 = sum w t(y) - n t(mean).
     log_base : callable
-        What a row with mu = y adds to the log-likelihood, elementwise, but for `log_scale`.
+        Log-likelihood of a row with mu = y, elementwise, except for `log_scale`.
     log_scale : callable
-        What the scale adds to it.
+        Part of the log-likelihood that depends on the scale.
     scale : float or None
         The scale where the family fixes it; None where it is estimated.
     quantile : callable or None
@@ -173,7 +177,7 @@ def _normal_quantile(p, mu, variance, scale):
 
 
 def _count_quantile(p, mu, variance, _):
-    from scipy import stats  # which takes a third of a second, and serving needs none
+    from scipy import stats  # slow to import, and not needed for serving
 
     size = mu / np.maximum(variance / mu, 1e-9 * mu)
     few = np.minimum(mu, _MANY)
@@ -186,8 +190,8 @@ def _gamma_quantile(p, mu, variance, scale):
     return mu * (gammaincinv(shape, p) / shape)
 
 
-# Deviances are functions of q = y / mu, flat at q = 1, so that the rounding of q is of no account
-# where y is near mu, and no digit is lost to large numbers that cancel.
+# Deviances are functions of q = y / mu, flat at q = 1, so rounding of q has no effect where y is
+# near mu, and there is no cancellation of large numbers.
 
 
 def _poisson_deviance(y, mu):
@@ -304,7 +308,7 @@ def find_family(name, link=None):
 
 def check_mean(family, link, mean):
     """
-    Refuse a y on whose mean the link is not defined, so that there is no fit to start from.
+    Raise an error if the link is not defined at the mean of y, where the fit would start.
 
     Parameters
     ----------
@@ -325,5 +329,5 @@ def check_mean(family, link, mean):
         others = " or ".join(repr(other.name) for other in family.links if other is not link)
         raise ValueError(
             f"with link={link.name!r} the mean of y must lie between {low:g} and {high:g}, but it "
-            f"is {mean:g}; shift y, or take link={others}"
+            f"is {mean:g}; shift y, or use link={others}"
         )

@@ -1,4 +1,4 @@
-"""The columns of a table as numbers: categories become codes, dates days, missing cells NaN."""
+"""Encoding of table columns as numbers: codes for categories, days for dates, NaN for missing."""
 
 import re
 import warnings
@@ -8,9 +8,9 @@ import numpy as np
 from gam_model._columns import list_columns
 from gam_model.dates import UNITS, read_iso
 
-FEW = 50  # levels that a column of text may always have
-SHARE = 0.5  # levels for each cell; where there are more, most levels have a single row
-MOST = 200_000  # levels of a column of text at most
+FEW = 50  # levels that a text column may have regardless of its length
+SHARE = 0.5  # levels per cell; above it, most levels occur in a single row
+MOST = 200_000  # maximum number of levels of a text column
 _WORDS = {
     "number": "numbers",
     "text": "text",
@@ -23,10 +23,10 @@ _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b.*|\d{8}T\d{4,6}.*", re.DO
 
 class Features:
     """
-    What `fit` learns of the columns of X, and how any later X is read.
+    Column types and levels learned by `fit`, and the encoding of any later X.
 
-    `learn` takes in a table, or one after the other its chunks; `settle` ends a pass over them,
-    and may ask for a second one; then `read` reads any table.
+    Call `learn` with a table, or with each of its chunks; `settle` at the end of a pass, which
+    may request a second one; then `read` encodes any table.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class Features:
     def __init__(self, categorical="from_dtype"):
         self.categorical = categorical
         self.levels, self.units, self.left_out, self.empty = {}, {}, {}, set()
-        self._names, self._kinds = None, []  # of each column: kind to the first chunk that has it
+        self._names, self._kinds = None, []  # per column: kind -> the first chunk that has it
         self._declared, self._n_cells = set(), {}
         self._late = (
             None  # in a second pass, the columns that it is for, and whether they are text
@@ -60,7 +60,7 @@ class Features:
 
     def learn(self, X, weight=None, chunk=None):
         """
-        Take in one table, or one more chunk of it.
+        Learn from a table, or from one more chunk of it.
 
         Parameters
         ----------
@@ -74,7 +74,7 @@ class Features:
         Returns
         -------
         bool
-            Whether another chunk may tell more: not of arrays of numbers.
+            Whether further chunks matter; False for numeric arrays.
 
         Raises
         ------
@@ -129,7 +129,7 @@ class Features:
 
     def settle(self):
         """
-        Decide what each column is, and warn of those that are left out.
+        Decide the type of each column, and warn about those that are left out.
 
         Returns
         -------
@@ -163,7 +163,7 @@ class Features:
         return False
 
     def _settle_dates(self, j, kinds):
-        """Take text for dates where other chunks have dates, if it is ISO 8601."""
+        """Treat ISO 8601 text as dates where other chunks have dates."""
         texts = self.levels.pop(j, [])
         (unit, chunk), *others = [(kind, kinds[kind]) for kind in UNITS if kind in kinds]
         wrong = next((text for text in texts if not _is_iso(text, unit)), None)
@@ -175,7 +175,7 @@ class Features:
             cell = f" such as {wrong!r}, which is not ISO 8601," if kind == "text" else ""
             raise ValueError(
                 f"column {self._name(j)!r} holds {_WORDS[unit]} in chunk {chunk} and "
-                f"{_WORDS.get(kind, 'something else')}{cell} in chunk {where}; read it alike in "
+                f"{_WORDS.get(kind, 'something else')}{cell} in chunk {where}; use one type in "
                 "all chunks"
             )
         self.units[j] = unit
@@ -190,7 +190,7 @@ class Features:
             warnings.warn(
                 f"columns of text with nearly as many levels as rows are left out: {columns}. "
                 "Read dates with pandas.to_datetime and numbers with pandas.to_numeric; to keep "
-                "a column as it is, cast it to a categorical type or name it in "
+                "a column as it is, cast it to a categorical dtype or list it in "
                 "categorical_features",
                 UserWarning,
                 stacklevel=7,
@@ -230,7 +230,7 @@ class Features:
     # ---------------------------------------------------------------- reading
 
     def leaves(self, X):
-        """Return whether `read` returns X as it is, which is then scikit-learn's to check."""
+        """Return whether `read` returns X unchanged, so that scikit-learn validates it."""
         if self.levels or self.units or self.left_out:
             return False
         if _is_plain(X):
@@ -240,7 +240,7 @@ class Features:
 
     def read(self, X, chunk=None):
         """
-        Read a table as numbers.
+        Encode a table as numbers.
 
         Parameters
         ----------
@@ -266,7 +266,7 @@ class Features:
             return X
         columns, _ = list_columns(X)
         if len(columns) <= max([*self.levels, *self.units, *self.left_out, -1]):
-            return X  # which the caller refuses
+            return X  # rejected by the caller
         read = np.empty((len(columns[0]) if columns else 0, len(columns)))
         for j, column in enumerate(columns):
             if j in self.left_out:
@@ -320,15 +320,15 @@ class Features:
         )
         return (
             f"column {self._name(j)!r} holds {cell!s} of type {type(cell).__name__}, which is "
-            "neither a number nor a date, and as a level could not be saved; turn the column into "
-            "text with astype(str), or into numbers or dates"
+            "neither a number nor a date and cannot be saved as a level; convert the column to "
+            "text with astype(str), or to numbers or dates"
         )
 
 
 def _is_plain(X):
-    """Return whether X is an array of numbers, or nothing that has columns."""
+    """Return whether X is a numeric array or has no columns."""
     if any(hasattr(X, name) for name in ("iloc", "get_columns", "column_names", "tocsr")):
-        return hasattr(X, "tocsr")  # which scikit-learn refuses
+        return hasattr(X, "tocsr")  # sparse, which scikit-learn rejects
     X = np.asarray(X)
     return X.ndim != 2 or X.dtype.kind in "biufc"
 
@@ -338,7 +338,7 @@ def _is_list(categorical):
 
 
 def _as_text(cells):
-    """Write numbers as text, as they stand beside text."""
+    """Format numbers as text, for a column that also contains text."""
     return [str(cell) if isinstance(cell, (int, float)) else cell for cell in cells]
 
 
@@ -362,10 +362,10 @@ def _read_cell(row, cell, unit):
 
 
 def _count(weight, n_rows):
-    """Return how often each row counts: whole weights are counts, others only there or not."""
+    """Return the multiplicity of each row: integer weights, else 1 for a positive weight."""
     try:
         weight = np.ones(n_rows) if weight is None else np.asarray(weight, dtype=float)
-    except (TypeError, ValueError):  # refused where it is read
+    except (TypeError, ValueError):  # rejected on validation
         weight = np.empty(0)
     if weight.shape != (n_rows,) or not np.isfinite(weight).all():
         return np.ones(n_rows)
@@ -373,7 +373,7 @@ def _count(weight, n_rows):
 
 
 def _describe(levels):
-    """Say what levels of text look like, of which there are too many."""
+    """Describe what the values of a text column with too many levels look like."""
     few = [str(level) for level in levels[:: 1 + len(levels) // 1000]]
     for look, is_one in (
         ("dates as text", lambda text: _DATE.fullmatch(text)),

@@ -1,4 +1,4 @@
-"""What the user must know of a fit: that it did not settle, or that y is separated."""
+"""Warnings about a fit: no convergence, or separation of y."""
 
 import warnings
 
@@ -7,20 +7,20 @@ from sklearn.exceptions import ConvergenceWarning
 
 from gam_model._basis import LevelBasis
 
-_NAMED = 3  # columns or levels that a warning names
-_EXPECTED = 10  # rows of an outcome that would be expected at a level, where there is none
+_NAMED = 3  # columns or levels listed in a warning
+_EXPECTED = 10  # expected rows of an outcome at a level that has none
 
 
 def warn_of_fit(fit, totals, family, names, levels, stacklevel):
     """
-    Warn of a fit that did not settle, and of columns and levels that separate the response.
+    Warn about a fit that did not converge, and about columns and levels that separate y.
 
     Parameters
     ----------
     fit : Fit
         The fit.
     totals : Totals
-        Has a sample of the rows.
+        Provides a sample of the rows.
     family : Family
         Distribution of the response.
     names : list of str
@@ -28,13 +28,13 @@ def warn_of_fit(fit, totals, family, names, levels, stacklevel):
     levels : dict of int to list
         Levels of each categorical column.
     stacklevel : int
-        Where the warnings point to, as seen from the caller.
+        Stack level of the warnings, relative to the caller.
     """
     if not fit.settled:
         warnings.warn(
-            "the fit has not settled: smoothing parameters and coefficients still moved at the "
-            "last step, and another fit of the same rows may end elsewhere; give a number for "
-            "alpha, or fewer columns that repeat one another",
+            "the fit did not converge: smoothing parameters and coefficients were still changing "
+            "at the last step, so refitting the same rows may give another result; set alpha to a "
+            "number, or remove nearly collinear columns",
             ConvergenceWarning,
             stacklevel=stacklevel + 1,
         )
@@ -51,8 +51,8 @@ def warn_of_fit(fit, totals, family, names, levels, stacklevel):
         ]
         warnings.warn(
             f"y is separated by {', '.join(map(repr, columns))}: the likelihood has no maximum, "
-            "so the slopes of all columns are drawn towards 0, as far as the data allow. Leave "
-            "out a column that gives the answer away, or fit more rows",
+            "so the slopes of all columns are shrunk towards 0, as far as the data allow. Leave "
+            "out a column that determines y, or use more rows",
             UserWarning,
             stacklevel=stacklevel + 1,
         )
@@ -60,7 +60,7 @@ def warn_of_fit(fit, totals, family, names, levels, stacklevel):
         separating = _find_levels(fit.basis.terms, totals, family, names, levels)
         if separating:
             warnings.warn(
-                f"y has one value only at {'; '.join(separating)}: only the penalty keeps the "
+                f"y has only one value at {'; '.join(separating)}: only the penalty keeps the "
                 "effect finite. Merge the level with another, or leave out a column that gives "
                 "the answer away",
                 UserWarning,
@@ -69,7 +69,7 @@ def warn_of_fit(fit, totals, family, names, levels, stacklevel):
 
 
 def _find_levels(terms, totals, family, names, levels):
-    """Describe levels with one outcome only, though many rows of another would be expected."""
+    """Describe levels with a single outcome where many rows of the other are expected."""
     found, sample = [], totals.sample
     for term in terms:
         if not isinstance(term, LevelBasis):
@@ -84,5 +84,5 @@ def _find_levels(terms, totals, family, names, levels):
             level = "missing" if code >= term.n_levels else repr(levels[term.feature][code])
             found.append(f"{names[term.feature]!r} = {level} ({rows[code]:g} rows)")
     if len(found) > _NAMED:
-        found[_NAMED:] = [f"{len(found) - _NAMED} levels more"]
+        found[_NAMED:] = [f"{len(found) - _NAMED} more levels"]
     return found

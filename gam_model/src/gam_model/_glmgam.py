@@ -1,4 +1,4 @@
-"""The original path: the same model, fitted by statsmodels' GLMGam."""
+"""Reference solver: the same model, fitted by statsmodels' GLMGam."""
 
 import warnings
 
@@ -28,14 +28,14 @@ def fit_glmgam(basis, block, totals, smoothing):
     Fit
         As the stream's; its deviance is that of the solution.
     """
-    # Here and not above: serving a fitted model must not pay for, or need, statsmodels.
+    # Imported here, as serving a fitted model must not require statsmodels.
     from statsmodels.gam.generalized_additive_model import GLMGam, penalized_wls
     from statsmodels.gam.smooth_basis import BSplines
     from statsmodels.tools.sm_exceptions import SingularMatrixWarning
 
     X, y, weight, _ = block
     weight = weight * totals.unit
-    # GLMGam has no splines of degree 1: straight lines are columns of their own.
+    # GLMGam has no splines of degree 1: straight lines are passed as linear columns.
     curves = [k for k, term in enumerate(basis.terms) if term.degree > 1]
     lines = [k for k, term in enumerate(basis.terms) if term.degree == 1]
     exog = np.column_stack(
@@ -54,9 +54,9 @@ def fit_glmgam(basis, block, totals, smoothing):
     )
     model = GLMGam(y, exog=exog, smoother=bases, alpha=alpha.tolist())
     with warnings.catch_warnings():
-        # Collinear columns are not an error: the solution of least norm predicts as well as any.
+        # Collinear columns are not an error: the minimum-norm solution predicts as well as any.
         warnings.simplefilter("ignore", SingularMatrixWarning)
-        # P-IRLS with an identity link is this one step; GLMGam.fit has no answer to an exact fit.
+        # With an identity link P-IRLS is this one step; GLMGam.fit fails on an exact fit.
         penalty = model.penal.penalty_matrix(alpha=model.alpha)
         step = penalized_wls(y, model.exog, penalty, weight)
     places = [np.arange(b.start, b.stop) for b in basis.blocks]

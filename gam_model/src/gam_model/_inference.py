@@ -1,4 +1,4 @@
-"""How sure the fit is: standard errors, tests of the terms, and figures of merit."""
+"""Inference: standard errors, tests of the terms, and fit statistics."""
 
 from dataclasses import dataclass
 from numbers import Real
@@ -14,9 +14,9 @@ from gam_model._mixtures import exceed
 from gam_model._normal import Inverse
 
 _CHUNK = 4096
-_NO_EFFECT = 1e-8  # of the largest variance of an effect: below it is rounding
-_FEW_EFFECTS = 400  # levels of one term, whose eigenvalues take no time
-_NO_VARIANCE = 1e-12  # of the largest eigenvalue: what is below belongs to no direction of a curve
+_NO_EFFECT = 1e-8  # relative to the largest variance of an effect: below it is rounding error
+_FEW_EFFECTS = 400  # levels of one term up to which eigenvalues are computed
+_NO_VARIANCE = 1e-12  # relative to the largest eigenvalue: below it is rounding error
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,14 +25,14 @@ class Posterior:
     The coefficients' distribution given the data: normal, with the penalty as prior.
 
     b | y ~ N(coef, covariance),  covariance = scale (B'WB + sum_j lambda_j S_j)^-1,
-    for the smoothing parameters that were chosen.
+    given the chosen smoothing parameters.
 
     Parameters
     ----------
     basis : Basis
         The functions of each term.
     coef : ndarray of shape (n_coef,)
-        Intercept, then each term's coefficients but those of functions left out.
+        Intercept, then each term's coefficients except those of functions left out.
     covariance : Inverse
         Theirs, on the scale of the link, squared.
     means : ndarray of shape (n_coef,)
@@ -102,7 +102,7 @@ class Posterior:
         if k == self.basis.last:
             mean, off = self._mean_level()
             design, alone = self._at_levels(x)
-            # A level takes part in the mean of all.
+            # Centring subtracts the mean over all levels.
             known = self._codes(x)
             twice = 2 * self.covariance.own * self.means[own]
             alone = np.where(known >= 0, alone + off - twice[known], 0.0)
@@ -195,7 +195,7 @@ def check_term(coef, covariance, gram, ref_df, residual_df):
     else:
         fixed, (a, b) = float(z[: whole - 1] @ z[: whole - 1]), z[whole - 1 : whole + 1]
         rho = np.sqrt(part * (1 - part) / 2)
-        # The sign of an axis is arbitrary, and with it that of rho: both count, half and half.
+        # The sign of an axis, and so of rho, is arbitrary: average over both.
         statistics = [fixed + a * a + part * b * b + 2 * s * rho * a * b for s in (-1, 1)]
     if residual_df is None:
         p_value = np.mean([stats.chi2.sf(t, r) for t in statistics])
@@ -258,7 +258,7 @@ def check_effects(gram, inverse, penalty, random, block, coef, scale, residual_d
     variance = inverse[block] @ gram @ inverse[:, block] + (reach * penalty[others]) @ reach.T
     size = np.sqrt(inverse.diagonal()[block])
     scaled = inverse[block, block] / np.outer(size, size)
-    scaled += 4 * len(size) * np.finfo(float).eps * np.eye(len(size))  # if it is a pseudo-inverse
+    scaled += 4 * len(size) * np.finfo(float).eps * np.eye(len(size))  # for pseudo-inverses
     root = cholesky(scaled, lower=True)
     effects = solve_triangular(root, coef[block] / size, lower=True)
     half = solve_triangular(root, variance / np.outer(size, size), lower=True)
@@ -357,7 +357,7 @@ class Statistics(NamedTuple):
 
 def summarize(family, n_rows, edf, scale, deviance, null_deviance, log_base):
     """
-    Work out the figures of merit.
+    Compute the fit statistics.
 
     deviance explained = 1 - deviance / null deviance
     AIC = -2 log-likelihood + 2 (edf + 1 if the scale is estimated), at scale deviance / n_rows
@@ -420,7 +420,7 @@ def normal_quantile(coverage):
 
 def response_interval(family, link, eta, variance, scale, coverage):
     """
-    Return the interval that a new response falls into.
+    Return the prediction interval of a new response.
 
     The family's own distribution is widened to the variance V(mu) scale + var(mu): normal; for
     counts the negative binomial, for gamma a gamma of lower shape.
@@ -450,7 +450,7 @@ def response_interval(family, link, eta, variance, scale, coverage):
     """
     if family.quantile is None:
         raise ValueError(
-            f'a single response of family="{family.name}" is 0 or 1; ask for kind="confidence", '
+            f'a single response of family="{family.name}" is 0 or 1; use kind="confidence" for '
             "the interval of its probability"
         )
     tails, mu = np.array([(1 - coverage) / 2, (1 + coverage) / 2]), link.inverse(eta)

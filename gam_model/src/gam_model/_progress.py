@@ -1,4 +1,4 @@
-"""Lines that say how far a fit is, if it takes longer than a few seconds."""
+"""Progress output for fits that take longer than a few seconds."""
 
 import threading
 import time
@@ -10,12 +10,12 @@ _CURRENT = ContextVar("progress", default=None)
 
 class Progress:
     """
-    A context that prints what was last reported in it, every few seconds.
+    Context manager that prints the last reported progress every few seconds.
 
     Parameters
     ----------
     name : str
-        Who is at work.
+        Name printed before the progress.
     verbose : int
         0 for no lines.
     """
@@ -33,7 +33,7 @@ class Progress:
         return self
 
     def __exit__(self, *_):
-        """Stop it; no line comes later."""
+        """Stop printing."""
         _CURRENT.reset(self._token)
         self._done.set()
         if self._verbose:
@@ -47,7 +47,7 @@ class Progress:
 
 
 def report(**facts):
-    """Note how far the fit is around this call, if there is one: numbers by name."""
+    """Record the progress of the enclosing fit, if any, as numbers by name."""
     progress = _CURRENT.get()
     if progress is not None:
         progress.facts.update(facts)

@@ -1,4 +1,4 @@
-"""Residuals of a fit, and their means in bins: what the diagnostic pictures are drawn from."""
+"""Residuals and their binned means, for the diagnostic plots."""
 
 from typing import NamedTuple
 
@@ -13,8 +13,8 @@ def find_residuals(family, y, mu, scale):
     Return quantile residuals, which are standard normal if the model holds.
 
     r = Phi^-1(F(y; mu, scale)) with F the family's distribution function, which for the gaussian
-    is (y - mu) / sqrt(scale); for counts, whose F has steps, a point drawn from the step. What is
-    no count, and the binomial, get deviance residuals, sign(y - mu) sqrt(d(y, mu) / scale).
+    is (y - mu) / sqrt(scale); for counts, whose F has steps, a point drawn from the step. Values
+    that are not counts, and the binomial, get deviance residuals, sign(y - mu) sqrt(d / scale).
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def find_residuals(family, y, mu, scale):
     Dunn and Smyth (1996), "Randomized quantile residuals", Journal of Computational and Graphical
     Statistics 5(3).
     """
-    scale = max(scale, _TINY)  # of an exact fit it is 0
+    scale = max(scale, _TINY)  # it is 0 for an exact fit
     if family.name == "gaussian":
         return (y - mu) / np.sqrt(scale)
     if family.name == "gamma":
@@ -50,7 +50,7 @@ def find_residuals(family, y, mu, scale):
 
 
 def _to_normal(below, above):
-    # Each tail from its own end, where a probability keeps its digits.
+    # Compute each tail probability directly, to keep its precision.
     low, high = (stats.norm.isf(np.clip(tail, _TINY, 1.0)) for tail in (below, above))
     return np.where(below < above, -low, high)
 
@@ -66,7 +66,7 @@ class Bins(NamedTuple):
 
 def average(x, y, n_bins):
     """
-    Average y in bins of x that hold about as many rows each.
+    Average y in bins of x with about equal numbers of rows.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def average(x, y, n_bins):
     Returns
     -------
     Bins
-        Those that hold a row, in the order of x.
+        The nonempty bins, in the order of x.
     """
     edges = np.unique(x)[1:]
     if len(edges) >= n_bins:
@@ -95,7 +95,7 @@ def average(x, y, n_bins):
 
 def bound_share(share, size, z):
     """
-    Return Wilson's interval of a share.
+    Return the Wilson interval of a proportion.
 
     Parameters
     ----------

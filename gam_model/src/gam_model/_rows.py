@@ -1,17 +1,17 @@
-"""Training rows: blocks as they come, what one pass tells of them, and chunks for the solver."""
+"""Training rows: blocks of input, their totals, and chunks for the solver."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-CHUNK = 4096  # rows: a chunk's design fits into the cache of a core
-SAMPLE = 200_000  # rows of a stream on which knots are placed
-_REACH = 1e40  # of numbers; penalties go with their cubes, and are squared
+CHUNK = 4096  # rows: a chunk's design matrix fits in a core's cache
+SAMPLE = 200_000  # rows of a stream from which knots are placed
+_REACH = 1e40  # largest magnitude; penalties scale with its cube, and are squared
 _CACHED = 2**23  # values of the basis that are kept for the next pass: 128 MB with their columns
 
 
 class Block(NamedTuple):
-    """Some rows: features of shape (n, p); response, weights and offsets of shape (n,)."""
+    """Rows: features of shape (n, p); response, weights and offsets of shape (n,)."""
 
     X: np.ndarray
     y: np.ndarray
@@ -25,7 +25,7 @@ class Block(NamedTuple):
 
 class Totals(NamedTuple):
     """
-    What one pass tells.
+    Totals of one pass over the rows.
 
     n_rows is the number of rows: the sum of the weights, if they are counts, else that of the
     lines, n_lines. Weights are to be multiplied by unit. weight is the sum of the weights, mean
@@ -49,15 +49,15 @@ class Totals(NamedTuple):
 
 
 def check_reach(name, low, high):
-    """Refuse numbers that are too large or too small for a fit."""
+    """Raise an error for numbers that are too large or too close for a fit."""
     if not np.isfinite(low):  # all are missing
         return
     size, spread = max(abs(low), abs(high)), high - low
     if size > _REACH or 0 < spread < 1 / _REACH:
         raise ValueError(
-            f"{name} has values from {low:g} to {high:g}, of which a fit would lose all digits: "
-            f"numbers may reach {_REACH:g}, and must differ by {1 / _REACH:g}; multiply them by a "
-            "power of ten"
+            f"{name} has values from {low:g} to {high:g}, which is beyond the precision of a fit: "
+            f"magnitudes must be at most {_REACH:g} and the range at least {1 / _REACH:g}; "
+            "multiply the values by a power of ten"
         )
 
 
@@ -73,7 +73,7 @@ def scan(blocks, family, limit=None, weighting="auto"):
     blocks : iterable of Block
         The rows.
     family : Family
-        Has the say on which y can be.
+        Determines which y are valid.
     limit : int, optional
         Size of the sample at most; each row is as likely in it as any other, and the same rows
         give the same sample.
@@ -98,12 +98,12 @@ def scan(blocks, family, limit=None, weighting="auto"):
         if not len(block.y):
             continue
         X, y, weight, _ = block
-        if centre is None:  # sums of squares of what is far from 0 would lose digits
+        if centre is None:  # avoids cancellation in sums of squares
             centre = float(y.mean()) if family.name == "gaussian" else 0.0
-        hole = np.isnan(X)
-        low = np.fmin(low, X.min(axis=0, where=~hole, initial=np.inf))
-        high = np.fmax(high, X.max(axis=0, where=~hole, initial=-np.inf))
-        missing = missing | hole.any(axis=0)
+        is_missing = np.isnan(X)
+        low = np.fmin(low, X.min(axis=0, where=~is_missing, initial=np.inf))
+        high = np.fmax(high, X.max(axis=0, where=~is_missing, initial=-np.inf))
+        missing = missing | is_missing.any(axis=0)
         y_low, y_high = min(y_low, float(y.min())), max(y_high, float(y.max()))
         n_lines += len(y)
         all_weight += float(weight.sum())
@@ -111,7 +111,7 @@ def scan(blocks, family, limit=None, weighting="auto"):
         whole_y = whole_y and bool((y == np.floor(y)).all())
         log_weight += float(np.log(weight).sum())
         total += float(weight @ (y - centre))
-        # Of a y that is refused below.
+        # Overflow is possible for a y that is rejected below.
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             generated += float(weight @ family.generator(y - centre))
             log_base += float(weight @ family.log_base(y))
@@ -124,7 +124,7 @@ def scan(blocks, family, limit=None, weighting="auto"):
             least = np.sort(np.argpartition(keys, limit)[:limit])
             keys, sample = keys[least], sample.take(least)
     if sample is None:
-        raise ValueError("there is no row to fit: every chunk is empty, or every weight is 0")
+        raise ValueError("there are no rows to fit: every chunk is empty, or every weight is 0")
     if not family.accepts(y_low, y_high):
         raise ValueError(
             f"y of family={family.name!r} must be {family.domain}, "
@@ -134,13 +134,12 @@ def scan(blocks, family, limit=None, weighting="auto"):
     mean = total / all_weight
     if family.name == "binomial" and mean in (0, 1):
         raise ValueError(
-            f"y is {mean:g} in every row that has a weight: there is nothing to tell the two "
-            "classes apart by"
+            f"y is {mean:g} in every row with a positive weight; fit rows of both classes"
         )
     if weighting == "auto":
-        # A rate with a whole number of trials is one row, which cannot be repeated.
+        # A rate with an integer number of trials is a single row, not repeated rows.
         counted = whole and (family.scale is None or whole_y)
-        # Labels of 0 and 1 have no trials: their weights are a booster's or a survey's.
+        # Labels 0 and 1 have no trials: their weights are boosting or survey weights.
         labels = family.name == "binomial" and whole_y
         relative = not whole and (family.scale is None or labels)
     else:
@@ -183,7 +182,7 @@ class Chunk(NamedTuple):
 
 class Rows:
     """
-    All rows, chunk by chunk, as often as asked.
+    All rows in chunks, for repeated passes.
 
     Parameters
     ----------
@@ -198,7 +197,7 @@ class Rows:
     unit : float, default=1.0
         Multiplies the weights.
     centre : float, default=0.0
-        Taken off y, so that what is far from 0 loses no digits.
+        Subtracted from y, to avoid cancellation.
     n_lines : int, optional
         Number of rows, where they lie in memory.
     """

@@ -1,5 +1,5 @@
 """
-How smooth each term should be: smoothing parameters from the normal equations alone.
+Choice of the smoothing parameters from the normal equations alone.
 
 A penalty's weight lambda_j is chosen on sums over the rows, so this costs the same for any number
 of them. statsmodels' alpha is lambda / 2.
@@ -19,7 +19,7 @@ _SMALLEST, _LARGEST = 1e-6, 1e9
 # Of the straight lines' weight where the scale is known, as that of 0 and 1 is: a slope whose
 # standard deviation over the rows is 10 on the scale of the logit says all that can be said.
 _SMALLEST_ON_LINES = 0.01
-_LONGEST = 4.0  # step of log lambda
+_LONGEST = 4.0  # longest step of log lambda
 _LEVEL = 1e-4  # derivative by log lambda, about an effective degree of freedom, of no account
 _STEPS = 10  # of the search, from weights that were found before
 _STRAIGHT = 10  # times the weight at which penalty and data count alike
@@ -50,7 +50,7 @@ def start_weights(normal, basis):
 
 class Smoothing(NamedTuple):
     """
-    How the weights of the penalties are come by.
+    How the smoothing parameters are chosen.
 
     Parameters
     ----------
@@ -68,12 +68,12 @@ class Smoothing(NamedTuple):
 
     @property
     def given(self):
-        """Whether there is nothing to choose, but the weight of the straight lines if held."""
+        """Whether all weights are given, except that of the straight lines if penalised."""
         return self.alpha is not None
 
     def bound(self, reference, basis, hold=1.0):
         """
-        Return the least and the greatest weights that are looked at.
+        Return the smallest and largest weights considered.
 
         Parameters
         ----------
@@ -91,7 +91,7 @@ class Smoothing(NamedTuple):
         """
         held = basis.owners < 0
         unit = np.append(reference.weights, reference.total * np.ones(held.sum()))
-        # Short of rows, curves that data bend at will would go through every row.
+        # With few rows, almost unpenalised curves would interpolate the data.
         shortage = find_shortage(reference.n_rows, len(basis.curvature))
         low, high = _SMALLEST ** (1 - shortage) * unit, _LARGEST * unit
         if self.scale is not None:
@@ -129,14 +129,14 @@ class Smoothing(NamedTuple):
             bounds = np.stack([low.clip(*bounds), bounds[1]])
         if self.criterion == "gcv" and (basis.owners >= 0).all():
             return choose_by_gcv(normal, basis, bounds, weights)
-        # A working model is not worth more than a few steps; it changes with the next ones.
+        # A few steps suffice, as the working model changes in the next iteration.
         precision = {} if weights is None else {"tol": 1e-5, "max_iter": _STEPS}
         return choose_by_reml(normal, basis, self.scale, bounds, weights, **precision)
 
 
 def find_shortage(n_rows, n_coef):
     """
-    Tell how short of rows a model is.
+    Measure the shortage of rows for a model.
 
     Parameters
     ----------
@@ -266,17 +266,17 @@ def choose_by_reml(normal, basis, scale, bounds, weights=None, tol=1e-8, max_ite
     low, high = np.log(bounds)
     unit = start_weights(normal, basis)
     straight = np.maximum(np.log(_STRAIGHT * unit), high - np.log(_LARGEST / _STRAIGHT))
-    # From far up, where all curves are straight, there is no way down to be seen.
+    # Start low enough: where all curves are straight, the gradient vanishes.
     at = np.log(unit) if weights is None else np.minimum(np.log(weights), straight)
     at = at.clip(low, high)
     here = measure_reml(normal, basis, scale, np.exp(at))
-    for turn in range(max_iter):
-        report(**{"smoothing step": turn + 1})
+    for iteration in range(max_iter):
+        report(**{"smoothing step": iteration + 1})
         free = ~((at <= low) & (here.gradient > 0) | (at >= high) & (here.gradient < 0))
         if not free.any() or abs(here.gradient[free]).max() < tol:
             break
-        # Terms that are all but straight lines go on to the end: their derivatives vanish as the
-        # weights grow, and Newton's steps with them.
+        # Move nearly straight terms to the upper bound: their derivatives vanish as the weights
+        # grow, and so do Newton's steps.
         level = free & (at > straight) & (here.gradient < 0) & (here.gradient > -_LEVEL)
         bent = free & ~level
         step = np.where(level, high - at, 0.0)
@@ -291,7 +291,7 @@ def choose_by_reml(normal, basis, scale, bounds, weights=None, tol=1e-8, max_ite
             step /= 4
         else:
             break
-        # The value has fewer digits than its derivatives: near the end only these tell.
+        # The value is less precise than its derivatives: near the optimum only these are reliable.
         if found.value > here.value - noise and (
             abs(found.gradient[free]).max() > 0.5 * abs(here.gradient[free]).max()
         ):
@@ -301,8 +301,8 @@ def choose_by_reml(normal, basis, scale, bounds, weights=None, tol=1e-8, max_ite
 
 
 def _step(gradient, hessian):
-    # Along a valley without a floor, such as that of columns that repeat one another, only
-    # rounding would lead on.
+    # In a flat valley, such as that of duplicate columns, further steps would only follow
+    # rounding errors.
     values, vectors = np.linalg.eigh(hessian)
     size = np.maximum(abs(values), max(1e-5 * abs(values).max(), 1e-12))
     step = -vectors @ (vectors.T @ gradient / size)

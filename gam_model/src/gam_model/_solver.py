@@ -4,7 +4,7 @@ Streamed penalised least squares, and penalised iteratively reweighted least squ
     minimise  sum_i w_i d(y_i, mu_i) + sum_j lambda_j b_j' S_j b_j
     with      g(mu_i) = offset_i + b_0 + sum_j B_j(x_ij) b_j
 
-Rows pass by in chunks and leave only sums behind, so memory does not grow with their number.
+Rows are reduced to sums chunk by chunk, so memory does not grow with their number.
 """
 
 from typing import NamedTuple
@@ -20,13 +20,13 @@ from gam_model._rows import CHUNK
 from gam_model._smoothing import estimate_scale, start_weights
 
 _ENOUGH = 1e-4  # squared standard errors that the fit still moves when smoothing has settled
-_FEW_TURNS = 4
-_STALLED = 3  # steps in turn that lower nothing, after which none will
+_FALL_BACK_SOON = 4
+_STALLED = 3  # consecutive steps without a decrease, after which the iteration stops
 _HALVINGS = 40
 _NOISE = 1e-3  # of the restricted likelihood: a share that doesn't count as worse
 _EQUAL = 3e-3  # of twice its logarithm: a change with which smoothing has settled
-_PATIENCE = 10  # steps after which smoothing follows the working weights ever more slowly
-_LAST_TURN = 30  # step at which it goes back to where the restricted likelihood was best
+_DAMPED_AFTER = 10  # steps after which updates of the smoothing parameters are damped
+_FALL_BACK_AT = 30  # step at which they return to the best restricted likelihood
 # Separation: what the rows tell of a direction, as a share of what they told at the start, and as
 # the precision of a slope that has standard deviation 1 over the rows.
 _VANISHED = 0.05, 0.04
@@ -59,7 +59,7 @@ def accumulate(rows, family, link, coef):
     Wood (2017), "Generalized Additive Models", 2nd edition, section 6.1.1.
     """
     basis = rows.basis
-    dense = basis.n_dense  # here the functions left out stand, which have no coefficient
+    dense = basis.n_dense  # index for functions left out, which have no coefficient
     coef = basis.rotate(coef)
     full, effects = np.append(coef[:dense], 0.0), coef[dense:]
     gram, moment, means = np.zeros((dense, dense)), np.zeros(len(coef)), np.zeros(len(coef))
@@ -106,7 +106,7 @@ def accumulate(rows, family, link, coef):
 
 class Reference(NamedTuple):
     """
-    What the rows tell where all have the mean, against which is measured what they tell later.
+    Information of the rows at the constant model, the reference for that of later steps.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ class Reference(NamedTuple):
 
     @classmethod
     def read(cls, normal, basis):
-        """Take it from the equations at the constant."""
+        """Compute it from the normal equations at the constant model."""
         total, lines = normal.gram.dense[0, 0], _centre_lines(normal, basis)
         variances = lines.diagonal() / total
         unit = 1 / np.sqrt(np.where(variances > 0, variances, 1.0) * total)
@@ -141,7 +141,7 @@ class Reference(NamedTuple):
         return cls(normal.n_rows, weights, total, variances, whitening)
 
     def scale(self, factor):
-        """Return that of `factor` times as many rows."""
+        """Return the reference for `factor` times as many rows."""
         n_rows, weights, total = (
             factor * value for value in (self.n_rows, self.weights, self.total)
         )
@@ -149,7 +149,7 @@ class Reference(NamedTuple):
 
     def find_vanished(self, normal, basis, scale):
         """
-        Look for a direction of which the rows tell nothing any longer.
+        Look for a direction about which the rows no longer carry information.
 
         Parameters
         ----------
@@ -163,7 +163,7 @@ class Reference(NamedTuple):
         Returns
         -------
         ndarray of shape (n_lines,) or None
-            What each line has to do with it, in units of its standard deviation.
+            Coefficient of each line in that direction, per standard deviation.
         """
         if not self.whitening.size:
             return None
@@ -176,7 +176,7 @@ class Reference(NamedTuple):
 
 
 def _centre_lines(normal, basis):
-    """Return the lines' part of the equations, less what the intercept takes of it."""
+    """Return the lines' block of the equations, adjusted for the intercept."""
     dense, lines = normal.gram.dense, basis.lines
     shared = dense[0, lines]
     return dense[np.ix_(lines, lines)] - np.outer(shared, shared) / dense[0, 0]
@@ -184,7 +184,7 @@ def _centre_lines(normal, basis):
 
 def _find_step(normal, penalty, coef):
     """
-    Return the way from coefficients to those that solve the equations.
+    Return the step from given coefficients to those that solve the equations.
 
     It is 0 in directions of which the equations tell too little, and so lowers the penalised
     deviance; the solution itself is 0 there.
@@ -330,8 +330,8 @@ def iterate(rows, family, link, smoothing, start, hold=0.0, tol=1e-10, max_iter=
     bounds = smoothing.bound(reference, basis, hold)
     follow, previous = (0.0 if smoothing.given and not hold else 1.0), np.inf
     best, stalled = None, 0
-    # With fewer rows than coefficients, more steps than a few follow rounding alone.
-    last_turn = _LAST_TURN if normal.n_rows > len(coef) else _FEW_TURNS
+    # With fewer rows than coefficients, later steps only follow rounding errors.
+    fall_back_at = _FALL_BACK_AT if normal.n_rows > len(coef) else _FALL_BACK_SOON
     if not follow:
         weights = bounds[0]
     for step in range(max_iter):
@@ -347,12 +347,12 @@ def iterate(rows, family, link, smoothing, start, hold=0.0, tol=1e-10, max_iter=
             old, weights = weights, wanted
             if bend <= _ENOUGH * scale:
                 follow = 0.0
-            elif step >= last_turn:  # between smoothings that are all but as good
+            elif step >= fall_back_at:  # between nearly equivalent smoothing parameters
                 follow, (_, weights, coef, normal) = 0.0, best
         penalty = basis.penalize(weights)
         before = normal.deviance + penalty @ coef**2
         ceiling = start.deviance * (1 + 1e-10)
-        if not before <= ceiling:  # first the nearest coefficients that this smoothing allows
+        if not before <= ceiling:  # start from the closest coefficients under this penalty
             coef = solve(normal._replace(moment=normal.gram.dot(coef)), penalty).coef
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 normal = accumulate(rows, family, link, coef)
@@ -368,7 +368,7 @@ def iterate(rows, family, link, smoothing, start, hold=0.0, tol=1e-10, max_iter=
                 after = found.deviance + penalty @ trial**2
             if np.isfinite(after) and after <= before + 1e-10 * abs(before):
                 break
-            if follow and old is not None:  # the working model is not worth that far a step
+            if follow and old is not None:  # the penalties moved too far: go halfway back
                 weights = np.sqrt(weights * old)
                 penalty = basis.penalize(weights)
                 before = normal.deviance + penalty @ coef**2
@@ -377,7 +377,7 @@ def iterate(rows, family, link, smoothing, start, hold=0.0, tol=1e-10, max_iter=
             trial, found, after = coef, normal, before
         moved = trial - coef
         size = normal.gram.diagonal() + penalty
-        # The sums may have fewer digits than tol asks for.
+        # The sums may be less precise than tol requires.
         stalled = stalled + 1 if before - after <= 1e-14 * abs(before) else 0
         done = size @ moved**2 <= tol**2 * (size @ trial**2) or stalled > _STALLED
         done = done and not follow
@@ -393,11 +393,11 @@ def iterate(rows, family, link, smoothing, start, hold=0.0, tol=1e-10, max_iter=
                 held = iterate(rows, family, link, smoothing, start, 1.0, tol, max_iter)
                 return held._replace(vanished=vanished)
         if follow:
-            # The restricted likelihood, where the smoothing parameters and the coefficients are.
+            # The restricted likelihood at the current smoothing parameters and coefficients.
             merit = solution.log_det - basis.total(np.ones(len(coef))) @ np.log(weights)
             merit += after / scale if family.scale else normal.n_rows * np.log(after)
             follow *= 0.5 if merit > previous + _NOISE * abs(previous) else 2.0
-            follow = min(follow, 1.0, _PATIENCE / (step + 1))
+            follow = min(follow, 1.0, _DAMPED_AFTER / (step + 1))
             if abs(merit - previous) <= _EQUAL:
                 follow = 0.0
             previous = merit

@@ -1,9 +1,9 @@
-"""Penalised splines of one feature: where knots lie, what is between them, how bent it is."""
+"""Penalised splines of one feature: knots, polynomial pieces, and curvature penalty."""
 
 import numpy as np
 from scipy.interpolate import BSpline, PPoly
 
-_TIE = 1e-8  # of the range: knots nearer than this would make a penalty that drowns the data
+_TIE = 1e-8  # relative to the range: closer knots would make the penalty dominate
 
 
 def place_knots(x, df, degree, weight=None, ends=None):
@@ -49,10 +49,10 @@ def place_knots(x, df, degree, weight=None, ends=None):
     (array([0., 0., 1., 1.]), 1)
     """
     low, high = (x.min(), x.max()) if ends is None else ends
-    if high - low <= 8 * np.spacing(max(abs(low), abs(high))):  # constant but for rounding
+    if high - low <= 8 * np.spacing(max(abs(low), abs(high))):  # constant up to rounding
         return None, degree
     gap, counted = _TIE * (high - low), None
-    if np.unique(x[: 100 * df]).size < df:  # else there are enough; counting all takes far longer
+    if np.unique(x[: 100 * df]).size < df:  # a prefix decides; sorting all is slow
         counted = _count(x, weight, (low, high))
         df = min(df, len(counted[0]))
         degree = min(degree, df - 1)
@@ -74,14 +74,14 @@ def find_values(x, most):
     x : ndarray of shape (n_samples,)
         The column.
     most : int
-        Number of values that are few.
+        Maximum number of distinct values.
 
     Returns
     -------
     ndarray of shape (n_values,) or None
         In ascending order; None if there are more.
     """
-    if np.unique(x[: 100 * most]).size > most:  # sorting all takes far longer
+    if np.unique(x[: 100 * most]).size > most:  # a prefix decides; sorting all is slow
         return None
     values = np.unique(x)
     return values if len(values) <= most else None
@@ -90,7 +90,7 @@ def find_values(x, most):
 def _quantiles(x, at, weight):
     if weight is None:
         return np.percentile(x, 100 * at)
-    # The same of x with each value repeated as often as its weight says.
+    # The quantiles of x with each value repeated as often as its weight.
     order = np.argsort(x)
     upto = np.cumsum(weight[order])
     place = at * (upto[-1] - 1)
@@ -111,7 +111,7 @@ def _count(x, weight, ends):
 
 
 def _spread(values, counts, n_knots, degree):
-    """Place knots inside the range of tied values, no two of them alike."""
+    """Place distinct inner knots for tied values."""
     if not n_knots:
         return []
     if len(values) == n_knots + degree + 1:  # a function for each value
@@ -155,7 +155,7 @@ def fold_spline(knots, coef):
     array([0., 1., 1.])
     """
     degree = len(knots) - len(coef) - 1
-    inside = slice(degree, -degree)  # the repeated end knots make intervals of no length
+    inside = slice(degree, -degree)  # the repeated end knots make intervals of zero length
     spline = BSpline(knots, coef, degree)
     return PPoly(PPoly.from_spline(spline).c[:, inside], knots[inside])
 

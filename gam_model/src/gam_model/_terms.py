@@ -15,8 +15,8 @@ from gam_model.dates import write_iso
 
 FORMAT = "gam_model.AdditiveModel"
 VERSION = 2
-_CHUNK = 16_384  # rows: bounds the memory, and a column fits into the cache of a core
-_FEW = 32  # pieces that are quicker counted than searched
+_CHUNK = 16_384  # rows: bounds memory, and a column fits in a core's cache
+_FEW = 32  # pieces up to which a linear scan beats binary search
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +39,9 @@ class SmoothTerm:
     coef : array-like of shape (n_basis,)
         B-spline coefficients, on the scale of the link.
     extrapolate : {"linear", "constant", "error"}, default="linear"
-        What the term is outside its training range.
+        How the term continues outside its training range.
     missing : float or None, default=None
-        What a missing cell contributes; None if there were none in training, and then it is 0.
+        Contribution of a missing cell; None, meaning 0, if training had none.
     warp : Warp or pair of float, optional
         The feature's own scale, on which the knots lie.
     unit : {"date", "duration"} or None, default=None
@@ -85,7 +85,7 @@ class SmoothTerm:
         for name, array in frozen.items():
             array.flags.writeable = False
             object.__setattr__(self, name, array)
-        # For one value at a time, where a call into NumPy costs more than the arithmetic.
+        # For single values, where NumPy's call overhead exceeds the arithmetic.
         object.__setattr__(self, "_steps", self._breaks.tolist())
         object.__setattr__(
             self,
@@ -99,7 +99,7 @@ class SmoothTerm:
 
     @property
     def range(self):
-        """Least and greatest training value, a tuple of float in the feature's units."""
+        """Smallest and largest training value, a tuple of float in the feature's units."""
         ends = self._steps[0], self._steps[-1]
         return ends if self.warp is None else tuple(self.warp.invert(np.array(ends)).tolist())
 
@@ -139,14 +139,14 @@ class SmoothTerm:
         for coef in self._pieces[1:]:
             value *= step
             value += coef.take(piece)
-        hole = np.isnan(x)
-        if hole.any():
-            value[hole] = self.missing or 0.0
+        is_missing = np.isnan(x)
+        if is_missing.any():
+            value[is_missing] = self.missing or 0.0
         return value
 
     def at(self, x):
         """
-        Evaluate the term at one value, to the same bits as in an array.
+        Evaluate the term at one value, bit for bit as in an array.
 
         Parameters
         ----------
@@ -177,7 +177,7 @@ class SmoothTerm:
 
     def show(self, x):
         """
-        Write one value of the feature, for messages.
+        Format one value of the feature, for messages.
 
         Parameters
         ----------
@@ -216,11 +216,11 @@ class LevelTerm:
     name : str
         Name of that column.
     levels : sequence of str, int, float or bool
-        What each code stands for.
+        Level of each code.
     effects : array-like of shape (n_levels,)
-        What each level contributes, on the scale of the link.
+        Contribution of each level, on the scale of the link.
     missing : float or None, default=None
-        What a missing cell contributes; None if there were none in training, and then it is 0.
+        Contribution of a missing cell; None, meaning 0, if training had none.
 
     Examples
     --------
@@ -236,7 +236,7 @@ class LevelTerm:
     missing: float | None = None
 
     def __post_init__(self):
-        """Put what unseen levels and missing cells contribute behind the levels."""
+        """Append the contributions of unseen levels and missing cells to those of the levels."""
         effects = np.array(self.effects, dtype=float)
         by_code = np.concatenate([effects, [self.missing or 0.0, 0.0]])
         for name, array in (("effects", effects), ("_by_code", by_code)):
@@ -290,7 +290,7 @@ class LevelTerm:
 @dataclass(frozen=True, eq=False)
 class AdditiveModel:
     """
-    A fitted additive model: what a server needs of an estimator, without its validation.
+    A fitted additive model for serving, without the estimator's validation.
 
     g(mu) = eta(x) = intercept + sum_j f_j(x_j) + offset, summed in the order of `terms`, so that a
     row's answer is the same to the last bit whichever rows come with it.
@@ -344,7 +344,7 @@ class AdditiveModel:
 
     @property
     def unused(self):
-        """Names of the features without a term, a list of str: whatever they are is ignored."""
+        """Names of the features without a term, a list of str; their values are ignored."""
         used = {term.feature for term in self.terms}
         return [name for j, name in enumerate(self.features) if j not in used]
 
@@ -409,7 +409,7 @@ class AdditiveModel:
             link, or where the log link overflows.
         """
         eta, link = self.eta(X, offset), LINKS[self.link]
-        # A row alone is asked often, and NumPy's comparison takes its time.
+        # Fast path for a single row, which is common and where NumPy is slow.
         if not (link.reaches(eta.item()) if len(eta) == 1 else link.reaches(eta).all()):
             self._refuse_unreached(X, eta, link)
         return link.inverse(eta)
@@ -456,8 +456,8 @@ class AdditiveModel:
             cause = f", most of it from {self.features[j]!r}"
         low, high = link.domain
         raise ValueError(
-            f"row {row} is so far outside the training range that it has no finite mean: its eta "
-            f"is {eta[row]:g}{cause}, where link={self.link!r} reaches from {low:g} to {high:g}"
+            f"row {row} is so far outside the training range that its mean is not finite: its eta "
+            f"is {eta[row]:g}{cause}, but link={self.link!r} needs {low:g} < eta < {high:g}"
         )
 
     def _as_rows(self, X):
@@ -468,7 +468,7 @@ class AdditiveModel:
 
     def save(self, path):
         """
-        Write the model as JSON, which needs no pickle and loads in any later version.
+        Save the model as JSON, which needs no pickle and loads in any later version.
 
         Parameters
         ----------
@@ -513,7 +513,7 @@ class AdditiveModel:
         Returns
         -------
         AdditiveModel
-            Answers to the last bit as the model that was saved.
+            Its predictions are bit for bit those of the saved model.
 
         Raises
         ------

@@ -1,10 +1,10 @@
-"""A scale of its own for a column whose values are spread very unevenly, as amounts are."""
+"""A monotone scale for a column with very unevenly distributed values, such as amounts."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-_LEVELS = 40  # quantiles that are looked at
+_LEVELS = 40  # quantiles used to measure unevenness
 _UNEVEN = 6  # arithmetic over geometric mean of the gaps between them; normal values have about 2
 
 

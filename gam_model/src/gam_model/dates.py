@@ -1,6 +1,6 @@
 """Dates and durations as numbers: days since 1970-01-01 UTC, and days.
 
-The number of an instant is the same whatever type, unit or time zone it came in.
+An instant has the same number whatever its type, unit or time zone.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ _EXAMPLES = {
 
 def to_days(values):
     """
-    Turn NumPy's dates or durations into days.
+    Convert NumPy dates or durations to days.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def to_days(values):
     if unit not in _PER_DAY or count != 1:
         unit = unit if unit in _PER_DAY else "D" if unit in "YMW" else "ps"
         values = values.astype(f"{kind}8[{unit}]")
-    # The rest is below 2^53 for all units down to ns, so that the quotient is rounded only once.
+    # The remainder is below 2^53 for all units down to ns, so the quotient is rounded only once.
     count = values.astype(np.int64)
     whole, rest = np.divmod(abs(count), _PER_DAY[unit])
     return np.where(missing, np.nan, np.sign(count) * (whole + rest / _PER_DAY[unit]))
@@ -72,7 +72,7 @@ def to_days(values):
 
 def from_days(days, unit):
     """
-    Turn days into NumPy's dates or durations.
+    Convert days to NumPy dates or durations.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def from_days(days, unit):
 
 def write_iso(days, unit):
     """
-    Write a date or a duration as text.
+    Format a date or a duration as text.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def write_iso(days, unit):
 
 def read_iso(text, unit):
     """
-    Read a date or a duration from text.
+    Parse a date or a duration.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def read_iso(text, unit):
         A date in ISO 8601, with or without a time, which is UTC unless it has an offset; or a
         duration in weeks, days, hours, minutes and seconds.
     unit : {"date", "duration"}
-        What is wanted.
+        Kind of value to parse.
 
     Returns
     -------
@@ -164,13 +164,13 @@ def read_iso(text, unit):
         if found is None:
             raise ValueError
         return (_read_date if unit == "date" else _read_duration)(found)
-    except ValueError:  # a 30 February, too
+    except ValueError:  # also for impossible dates such as 30 February
         raise ValueError(f"is not {_EXAMPLES[unit]}") from None
 
 
 def recognize(texts):
     """
-    Make dates or durations of a column of text, if all of it is that.
+    Parse a column of text as dates or durations, if every cell is one.
 
     Parameters
     ----------
@@ -217,7 +217,7 @@ def _read_duration(found):
 
 
 def _count_days(seconds, found):
-    """Round as `to_days` does, so that text and dates are the same number."""
+    """Round as `to_days` does, so that text and dates give the same number."""
     count = seconds * 10**9 + int((found["fraction"] or "").ljust(9, "0"))
     whole, rest = divmod(abs(count), _PER_DAY["ns"])
     days = whole + rest / _PER_DAY["ns"]

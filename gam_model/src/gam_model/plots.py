@@ -1,4 +1,4 @@
-"""Pictures of a fitted estimator: its curves, one row's contributions, its residuals."""
+"""Plots of a fitted estimator: its curves, one row's contributions, its residuals."""
 
 from numbers import Integral, Real
 
@@ -210,14 +210,14 @@ def plot_contributions(estimator, X, *, coverage=None, max_features=10, offset=N
 
 def plot_diagnostics(estimator, X, y, *, offset=None):
     """
-    Draw what tells whether the model fits some rows.
+    Draw diagnostics of the fit to given rows.
 
     Parameters
     ----------
     estimator : GAMRegressor or GAMClassifier
         A fitted estimator.
     X : array-like of shape (n_samples, n_features)
-        Rows: those of training, or better others.
+        Training rows, or preferably held-out rows.
     y : array-like of shape (n_samples,)
         Their response, or labels.
     offset : float or array-like of shape (n_samples,), optional
@@ -345,7 +345,7 @@ def _read_response(estimator, family, y):
 
 
 def _arrange(panels, n_columns):
-    """Give each panel the first row with room for it; return rows of (panel, column)."""
+    """Place each panel in the first row with room for it; return rows of (panel, column)."""
     lines, used = [], []
     for panel in panels:
         across = min(panel.width, n_columns)

@@ -1,4 +1,4 @@
-"""A report of a fitted estimator: one HTML file that needs nothing else."""
+"""A report of a fitted estimator: one self-contained HTML file."""
 
 import html
 import io
@@ -108,7 +108,7 @@ def write_report(
     offset=None,
 ):
     """
-    Write what a fitted estimator is and how well it fits, as one HTML file.
+    Write a report of a fitted estimator and its fit as one HTML file.
 
     Parameters
     ----------
@@ -212,8 +212,8 @@ def write_report(
 
 
 _DIAGNOSTICS = (
-    "Of the rows that were given. If the model holds, points keep to the line or to zero, within "
-    "their 95 % intervals, but for one in twenty."
+    "For the rows given. If the model holds, about 95 % of the points have the line, or zero, "
+    "within their 95 % intervals."
 )
 
 
@@ -273,7 +273,7 @@ def _describe_terms(estimator):
     return _say(
         "Importance is the mean size of a feature's contributions, on the scale of the "
         f"{name_scale(estimator)}; edf are effective degrees of freedom, 1 for a straight line; "
-        "p is of the hypothesis that the curve is zero, for the alpha that was chosen."
+        "p tests the hypothesis that the curve is zero, given the chosen alpha."
     ) + _table(heads, lines, right={1, 3, 4, 5, 6, 7})
 
 
@@ -296,7 +296,7 @@ def _draw_curves(estimator, rows):
             f"<figure{wide}><figcaption>{name}<span>edf {panel.edf:.1f}{note}</span></figcaption>"
             f"{_to_svg(figure, f'curve of {panel.term.name}')}</figure>"
         )
-    below = "ticks are knots" if rows is None else "in grey are the rows that were given"
+    below = "ticks are knots" if rows is None else "the given rows are shown in grey"
     text = (
         f"Contribution to the {name_scale(estimator)}, with pointwise 95 % intervals; its mean "
         f"over the training rows is 0. A diamond is what a missing cell contributes; {below}. "
@@ -319,10 +319,10 @@ def _describe_data(estimator, rows):
             seen = f"{len(term.levels)} levels: {listed}{f' and {more} more' if more > 0 else ''}"
         else:
             seen = " to ".join(map(term.show if term.unit else _show, term.range))
-        holes = "none" if term is None or term.missing is None else "some"
+        missing = "none" if term is None or term.missing is None else "some"
         if rows is not None:
-            holes = f"{holes}; {100 * np.isnan(rows[:, j]).mean():.1f} % of the rows given"
-        lines.append([name, seen, holes])
+            missing = f"{missing}; {100 * np.isnan(rows[:, j]).mean():.1f} % of the rows given"
+        lines.append([name, seen, missing])
     return _table(["feature", "in training", "missing cells"], lines)
 
 
@@ -388,7 +388,7 @@ def _to_svg(figure, name):
     """Return a figure as an element of the page, in the page's colours and font."""
     content = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser has it
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # browsers fall back
         figure.savefig(
             content,
             format="svg",
@@ -399,7 +399,7 @@ def _to_svg(figure, name):
     text = content.getvalue().decode()
     text = text[text.index(">", text.index("<svg")) + 1 :]
     text = re.sub(r"<!--.*?-->\s*|<style.*?</style>\s*", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="[^"]*"', "<g", text)  # a page has each id once
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # ids must be unique in a page
     text = re.sub(r' d="[^"]*"', _round_path, text)
     for color, variable in _COLORS.items():
         text = text.replace(f": {color}", f": {variable}")
@@ -411,6 +411,6 @@ def _to_svg(figure, name):
 
 
 def _round_path(path):
-    """Keep hundredths of a point."""
+    """Round coordinates to hundredths of a point."""
     short = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", path[0])
     return f" {' '.join(short.split())}"

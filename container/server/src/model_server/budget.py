@@ -1,4 +1,4 @@
-"""How many bytes of request bodies the server holds at once."""
+"""Limit on the total size of the request bodies in memory."""
 
 import contextlib
 import ctypes
@@ -10,17 +10,17 @@ from model_server.settings import MB
 if TYPE_CHECKING:
     from model_server.connection import Connection
 
-MUCH = 16 * MB  # bytes of bodies whose memory is worth to be given back
-SILENCE = 1  # seconds after which a client that sends a body may lose its place to another
+MUCH = 16 * MB  # bytes of freed bodies after which memory is returned to the system
+SILENCE = 1  # seconds after which a stalled upload may be refused to make room
 
 
 class Budget:
-    """What all request bodies in this process may take together.
+    """Limit on the total size of the request bodies in this process.
 
-    A body counts from its first byte until it is answered: while it is coming in, while it waits
-    for a worker, and while a worker has it. Where there is no room for more bytes, clients that
-    have stopped in the middle of a body are refused, the longest silent one first, and if there
-    are none the one that has sent them. So nothing ever waits for room.
+    A body counts from its first byte until its request is answered: while it is received, while it
+    waits for a worker, and while a worker has it. If more bytes would exceed the limit, stalled
+    uploads are refused, the longest stalled first; if there are none, the request that sent the
+    bytes is refused. So no request ever waits for memory.
 
     Parameters
     ----------
@@ -32,17 +32,17 @@ class Budget:
         self.limit = limit
         self.used = 0
         self._freed = 0  # bytes since memory was last given back
-        # Those who have sent a part of a body, and when; the longest silent one comes first.
+        # Clients in the middle of an upload -> time of the last byte, oldest first.
         self._senders: dict[Connection, float] = {}
 
     def take(self, n_bytes: int) -> bool:
-        """Count more bytes, if there is room for them or room can be made."""
+        """Reserve more bytes, refusing stalled uploads if necessary; return whether it worked."""
         while self.used + n_bytes > self.limit:
             sender = next(iter(self._senders), None)
             if sender is None or time.monotonic() - self._senders[sender] < SILENCE:
                 return False
             del self._senders[sender]
-            sender.refuse(503, "the body did not go on, and others need its room; try again")
+            sender.refuse(503, "the upload stalled and others needed its memory; try again")
         self.used += n_bytes
         return True
 
@@ -52,17 +52,17 @@ class Budget:
         self._freed += n_bytes
 
     def trim(self) -> None:
-        """Give the memory of bodies that are gone back to the system, if it's much."""
-        # Glibc keeps what large blocks have taken, and the more the larger they were.
+        """Return the memory of freed bodies to the system, if it is enough to matter."""
+        # glibc keeps freed large blocks, and raises its threshold for doing so with their size.
         if self._freed > MUCH and self.used < MB:
             self._freed = 0
-            with contextlib.suppress(AttributeError):  # another libc
+            with contextlib.suppress(AttributeError):  # not glibc
                 ctypes.CDLL(None).malloc_trim(0)
 
     def note(self, sender: "Connection") -> None:
-        """Note that a client has just sent a part of a body, of which there is more to come."""
+        """Record that a client has just sent part of a body."""
         self._senders[sender] = time.monotonic()
 
     def forget(self, sender: "Connection") -> None:
-        """Don't refuse this client: it's done, or not silent."""
+        """Forget a client whose upload is complete or ended."""
         self._senders.pop(sender, None)

@@ -1,8 +1,8 @@
-"""What the Content-Encoding of a request says, undone: gzip and deflate."""
+"""Decoding of request bodies by Content-Encoding: gzip and deflate."""
 
 import zlib
 
-PIECE = 16 * 1024  # bytes that are read at once, as zlib copies what follows the end of a stream
+PIECE = 16 * 1024  # bytes per read; small, as zlib copies the data after the end of a stream
 
 
 class CodingError(ValueError):
@@ -21,7 +21,7 @@ class CodingError(ValueError):
 
 
 def decode(body: bytes, coding: str, limit: int) -> bytes:
-    """Return a body as it was before it was compressed.
+    """Decompress a body.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def decode(body: bytes, coding: str, limit: int) -> bytes:
     coding : str
         The Content-Encoding header.
     limit : int
-        Bytes that the result may have; no more than one more is ever made.
+        Maximum size of the result in bytes; at most one more is produced.
 
     Returns
     -------
@@ -38,8 +38,8 @@ def decode(body: bytes, coding: str, limit: int) -> bytes:
     Raises
     ------
     CodingError
-        415 for a coding that is not known here, or for two of them; 413 for a body that would be
-        too large, 400 for one that is not what its coding says.
+        With status 415 for an unsupported coding or several, 413 for a body that would be too
+        large, 400 for one that is invalid in its coding.
     """
     names = [name.strip().lower() for name in coding.split(",")]
     names = [name for name in names if name not in ("", "identity")]
@@ -47,7 +47,8 @@ def decode(body: bytes, coding: str, limit: int) -> bytes:
         return body
     if len(names) > 1 or names[0] not in ("gzip", "x-gzip", "deflate"):
         raise CodingError(
-            f"Content-Encoding {coding[:100]!r} is not supported; send gzip, deflate or none", 415
+            f"Content-Encoding {coding[:100]!r} is not supported; send gzip, deflate or none",
+            415,
         )
     (name,) = names
     try:
@@ -55,20 +56,20 @@ def decode(body: bytes, coding: str, limit: int) -> bytes:
     except zlib.error:
         decoded = None
     if decoded is None:
-        raise CodingError(f"the body is not {name} data, or not all of it")
+        raise CodingError(f"the body is not valid {name} data, or is truncated")
     if len(decoded) > limit:
         raise CodingError(f"the body is larger than {limit} bytes; send fewer rows", 413)
     return bytes(decoded)
 
 
 def _find_window(body: bytes) -> int:
-    # "deflate" means zlib's format, but some clients send what is inside of it alone.
+    # "deflate" means zlib's format, but some clients send a raw deflate stream.
     is_zlib = len(body) >= 2 and body[0] & 15 == 8 and (256 * body[0] + body[1]) % 31 == 0
     return 15 if is_zlib else -15
 
 
 def _inflate(body: bytes, window: int, limit: int) -> bytearray | None:
-    # None if the body's end is not a stream's end.
+    # None if the body ends within a stream.
     decoded, stream = bytearray(), zlib.decompressobj(window)
     for start in range(0, len(body), PIECE):
         piece = body[start : start + PIECE]
@@ -76,7 +77,7 @@ def _inflate(body: bytes, window: int, limit: int) -> bytearray | None:
             if stream.eof:
                 if window != 31:
                     return None
-                stream = zlib.decompressobj(window)  # gzip may have several, one after the other
+                stream = zlib.decompressobj(window)  # gzip allows several members in sequence
             decoded += stream.decompress(piece, limit + 1 - len(decoded))
             piece = stream.unused_data if stream.eof else stream.unconsumed_tail
     return decoded if stream.eof or len(decoded) > limit else None

@@ -1,4 +1,4 @@
-"""One client's connection: its requests in their order, and patience with no client."""
+"""One client's connection: its requests in order, and its timeouts."""
 
 import asyncio
 import contextlib
@@ -9,27 +9,27 @@ from collections import deque
 from typing import Protocol, cast
 
 from model_server.budget import Budget
-from model_server.http1 import Answer, Reader, Request, encode
+from model_server.http1 import Reader, Request, Response, encode
 
-IDLE_LIMIT = 75  # seconds between two requests of a kept connection
+IDLE_LIMIT = 75  # seconds between two requests of a kept-alive connection
 LINGER = 5  # seconds for which a refused client may go on sending
-PROMPT = 0.002  # seconds; a client whose next request comes so soon waits for nothing else
+PROMPT = 0.002  # seconds; a client whose next request comes this soon may be lent to a worker
 
-TURN = 16  # requests of one client that are handled before others have their turn
+TURN = 16  # requests of one client handled before the other clients' are
 
-# What any socket has for us, until it's read a moment later. A buffer for each reading would have
-# to be as large, and made anew. Of what must be parsed less is read at once, as it takes longer.
+# Receive buffer shared by all sockets, as its content is used immediately; one per read would have
+# to be allocated each time. Data to be parsed are read in smaller pieces, as they take longer.
 RECEIVED = memoryview(bytearray(256 * 1024))
 PARSED = RECEIVED[: 8 * 1024]
 
-# Of Linux's tcp_info: bytes that are still to be sent, that were sent, and of these again.
+# Fields of Linux's tcp_info: bytes not sent yet, bytes sent, and bytes retransmitted.
 _TCP_INFO = struct.Struct("<144xI52xQQ")
 
 
 class Handler(Protocol):
-    """What requests are for. Every request gets one call of its `answer`, now or later."""
+    """Receiver of requests. It calls each request's `answer` once, immediately or later."""
 
-    draining: bool  # whether answers are the last ones of their connections
+    draining: bool  # whether connections are closed after their next response
 
     @property
     def body_limit(self) -> int:
@@ -44,17 +44,17 @@ class Handler(Protocol):
         """Seconds for a request to arrive, and for an answer to be taken."""
 
     def handle(self, request: Request) -> None:
-        """Take a complete request."""
+        """Handle a complete request."""
 
     def opened(self, connection: "Connection") -> None:
-        """Take note of a new connection."""
+        """Handle a new connection."""
 
     def lost(self, connection: "Connection") -> None:
-        """Take note of the end of a connection."""
+        """Handle the end of a connection."""
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One client. Its requests are answered one by one, in their order.
+    """One client. Its requests are answered one at a time, in order.
 
     Parameters
     ----------
@@ -64,14 +64,14 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, handler: Handler):
         self._handler = handler
         self._reader = Reader(handler.body_limit, handler.budget)
-        self._waiting: deque[Request] = deque()  # complete, and behind another one
-        self._current: Request | None = None  # in the handler's hands
+        self._waiting: deque[Request] = deque()  # complete requests after the current one
+        self._current: Request | None = None  # being handled
         self._advancing = False
-        self._blocked = False  # the client doesn't take its answers
+        self._blocked = False  # the client does not read its responses
         self._lent = False
         self.closed = False
-        self._since = time.monotonic()  # the latest step forward
-        self._answered = 0.0  # when the latest answer went out
+        self._since = time.monotonic()  # time of the last progress
+        self._answered = 0.0  # when the last response was sent
 
     # ------------------------------------------------------------ asyncio's side
 
@@ -102,7 +102,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, n_bytes: int) -> None:  # noqa: D102
         self._read(RECEIVED[:n_bytes])
-        if n_bytes >= len(self.get_buffer(-1)):  # there is more, but it's the others' turn
+        if n_bytes >= len(self.get_buffer(-1)):  # there is more, but other clients come first
             self._pass_turn()
 
     # ------------------------------------------------------------ in order
@@ -135,7 +135,7 @@ class Connection(asyncio.BufferedProtocol):
         asyncio.get_running_loop().call_soon(self._advance)
 
     def _advance(self) -> None:
-        if self._advancing or self._transport.is_closing():  # the handler answered at once
+        if self._advancing or self._transport.is_closing():  # the handler answered immediately
             return
         self._advancing = True
         for _ in range(TURN):
@@ -149,8 +149,8 @@ class Connection(asyncio.BufferedProtocol):
         elif self._current is None and not self._blocked:
             self._pass_turn()
 
-    def answer(self, request: Request, answer: Answer) -> None:
-        """Write the answer to the request that the handler has, and hand it the next one."""
+    def answer(self, request: Request, answer: Response) -> None:
+        """Send the response to the current request, and pass on the next one."""
         request.drop()
         self._current, self._lent = None, False
         if self.closed:
@@ -168,9 +168,9 @@ class Connection(asyncio.BufferedProtocol):
             other.drop()
         self._waiting.clear()
         if request.refusal:
-            # If the socket were closed with bytes unread, the client would see no answer but a
-            # reset. So it's half closed, and the rest is read, for a while.
-            with contextlib.suppress(OSError):  # the client was faster
+            # Closing a socket with unread bytes would reset the connection before the client reads
+            # the response. So it is half-closed, and the rest is read for a while.
+            with contextlib.suppress(OSError):  # the client closed it first
                 self._transport.write_eof()
             self._transport.resume_reading()
         else:
@@ -182,11 +182,11 @@ class Connection(asyncio.BufferedProtocol):
         self._handler.budget.forget(self)
         self._take(self._reader.take())
 
-    # ------------------------------------------------------------ in other hands
+    # ------------------------------------------------------------ lending
 
     @property
     def lendable(self) -> bool:
-        """Whether there is nothing here of the client but the request that is being answered."""
+        """Whether the request being answered is all that is buffered for the client."""
         return not (
             self._waiting
             or self._reader.unfinished
@@ -197,13 +197,13 @@ class Connection(asyncio.BufferedProtocol):
         )
 
     def lend(self) -> int:
-        """Leave the client to another process, by this file descriptor, until it's given back."""
+        """Stop reading and return the file descriptor, for a worker to use until `take_back`."""
         self._lent = True
         self._transport.pause_reading()
         return int(self._transport.get_extra_info("socket").fileno())
 
     def count_out(self) -> int:
-        """Return how many bytes the system has taken for the client so far; 0 if it can't say."""
+        """Return the number of bytes written to the socket so far; 0 if it is unknown."""
         link = self._transport.get_extra_info("socket")
         try:
             info = link.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
@@ -213,14 +213,14 @@ class Connection(asyncio.BufferedProtocol):
         return int(waiting + sent - again)
 
     def take_back(self, unread: bytes = b"", unsent: bytes = b"") -> None:
-        """Go on where the other process has stopped.
+        """Resume after the worker.
 
         Parameters
         ----------
         unread : bytes
-            What it has received and not understood.
+            Bytes that the worker received and did not handle.
         unsent : bytes
-            What the client hasn't taken yet.
+            Rest of a response that the client has not received yet.
         """
         self._current, self._lent = None, False
         self._since = self._answered = time.monotonic()
@@ -232,22 +232,22 @@ class Connection(asyncio.BufferedProtocol):
             self._read(unread)
         self._advance()
 
-    # ------------------------------------------------------------ patience
+    # ------------------------------------------------------------ timeouts
 
     @property
     def busy(self) -> bool:
-        """Whether a request is being answered, or an answer being taken."""
+        """Whether a request is being answered or a response being sent."""
         return bool(self._current or self._waiting or self._transport.get_write_buffer_size())
 
     def abort(self) -> None:
-        """End the connection at once."""
+        """Close the connection immediately."""
         self._transport.abort()
 
     def check(self, now: float, idle_limit: float) -> None:
-        """End the connection if its client has left it where it is for too long."""
+        """Close the connection if its client has made no progress for too long."""
         waited = now - self._since
         if self._current is not None:
-            pass  # it's the handler that takes its time
+            pass  # waiting for the handler, not for the client
         elif self._reader.ended:
             if waited > LINGER and (not self.busy or waited > self._handler.read_limit):
                 self.abort()
@@ -255,7 +255,7 @@ class Connection(asyncio.BufferedProtocol):
             if waited > self._handler.read_limit:
                 self.abort()
         elif self._reader.unfinished is not None:
-            waited = now - self._reader.unfinished.received  # its first byte, as yet
+            waited = now - self._reader.unfinished.received  # so far, the time of its first byte
             if waited > min(self._handler.read_limit, max(idle_limit, LINGER)):
                 self.refuse(408, "the request did not arrive in time")
         elif waited > idle_limit:

@@ -1,10 +1,11 @@
-"""What happens in a worker process: the program runs, on one request at a time, and may die of it.
+"""The worker process's side: it runs the program on one request at a time, and may crash.
 
-A worker gets a request as a frame over a socket, and its answer goes back as one. A client that
-sends the next request as soon as it has its answer is lent to the worker together with its
-request: the worker answers this and what follows by itself, without the hop between the two
-processes. It gives its clients back when the server recalls them, when they fall silent, and one
-of them when it sends anything but one more whole invocation.
+A worker receives a request as a frame over a socket and returns the response as one. A client
+that sends its next request immediately after a response is lent to the worker together with its
+request: the worker answers this and the following requests itself, without the hop between the
+processes. It gives all its clients back when the server recalls them or all of them pause, and a
+single one when it sends anything other than one complete invocation. The server's README defines
+the terms.
 """
 
 import array
@@ -20,52 +21,49 @@ from dataclasses import dataclass
 from typing import Any
 
 from model_server import codings, kserve
-from model_server.http1 import Answer, Reader, Request, encode, refusal
+from model_server.http1 import Reader, Request, Response, encode, refusal
 from model_server.ledger import Ledger
 from model_server.program import CUSTOM_ATTRIBUTES, Program
 
 logger = logging.getLogger("model_server")
 
 INVOCATIONS = "/invocations"
-PAUSE = 50e-6  # seconds for which a single client may be silent
-PAUSE_MS = 1  # milliseconds for which several may
-RECEIVE = 64 * 1024  # bytes at once
+PAUSE = 50e-6  # seconds that a single client may pause
+PAUSE_MS = 1  # milliseconds that several clients may pause
+RECEIVE = 64 * 1024  # bytes per read
 LENGTHS = struct.Struct("<IQ")  # of a frame's two parts: marshalled head, body
-# By which file descriptors come. What the program starts in the meantime should not have them.
+# For receiving file descriptors, close-on-exec, so that the program's children don't inherit them.
 _ANCILLARY, _CLOEXEC = socket.CMSG_SPACE(4), getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 def frame(head: tuple[Any, ...], body: bytes | bytearray, n_more: int = 0) -> bytes:
-    """Return what goes over the socket between a worker and the server.
-
-    Of the body so many more bytes follow.
-    """
+    """Encode a message between a worker and the server; `n_more` bytes of the body follow it."""
     packed = marshal.dumps(head)
     return LENGTHS.pack(len(packed), len(body) + n_more) + packed + body
 
 
 @dataclass
 class Client:
-    """A client that was lent, by its file descriptor."""
+    """A client lent to this worker."""
 
     fd: int
     slot: int
-    request_id: str  # of the request that came along
+    request_id: str  # of the request that it was lent with
     reader: Reader
-    count: int = 0  # of requests since
+    count: int = 0  # further requests
 
 
 class Desk:
-    """The program, and what it takes to answer requests by it.
+    """Loop of a worker process, which answers requests by the program.
 
     Parameters
     ----------
     program : Program
     link : socket
-        Where tasks come from.
+        Socket to the server.
     ledger : Ledger
     accept : str
-        For requests that leave the answer's type open.
+        Content type of the response if the request has no preference.
     body_limit : int
         In bytes.
     """
@@ -81,7 +79,7 @@ class Desk:
         self._poll.register(link, select.POLLIN)
 
     def work(self) -> None:
-        """Answer requests, until the server closes its end."""
+        """Answer requests until the server closes its end of the socket."""
         while True:
             ready = self._wait()
             for fd, _ in ready:
@@ -95,7 +93,7 @@ class Desk:
     def _wait(self) -> list[tuple[int, int]]:
         if len(self._clients) != 1:
             return self._poll.poll(PAUSE_MS if self._clients else None)
-        # Asleep, it would be woken too late: that takes about as long as a small request.
+        # Busy-wait: waking up would take about as long as a small request.
         until = time.monotonic() + PAUSE
         while not (ready := self._poll.poll(0)) and time.monotonic() < until:
             os.sched_yield()
@@ -105,7 +103,7 @@ class Desk:
         lengths, ancillary, *_ = self._link.recvmsg(LENGTHS.size, _ANCILLARY, _CLOEXEC)
         if not lengths:
             return False
-        # No byte more is read, as a file descriptor may come with it.
+        # Read exactly one frame, as the next one may carry a file descriptor.
         head, body = (
             self._link.recv(n, socket.MSG_WAITALL) if n else b"" for n in LENGTHS.unpack(lengths)
         )
@@ -130,16 +128,16 @@ class Desk:
             self._give_back([client])
         return True
 
-    def _answer(self, request: Request) -> tuple[Answer, float]:
+    def _answer(self, request: Request) -> tuple[Response, float]:
         start = time.perf_counter()
         try:
             answer = self._run(request)
-        except BaseException as error:  # even SystemExit only fails the request
+        except BaseException as error:  # even SystemExit fails only the request
             answer = _describe(error, request.id)
-        sys.stdout.flush()  # what the program printed
+        sys.stdout.flush()  # output of the program
         return answer, time.perf_counter() - start
 
-    def _run(self, request: Request) -> Answer:
+    def _run(self, request: Request) -> Response:
         headers, body = request.headers, bytes(request.body)
         if coding := headers.pop("content-encoding", ""):
             body = codings.decode(body, coding, self._body_limit)
@@ -153,7 +151,7 @@ class Desk:
         content, content_type, custom_attributes, further = result
         if custom_attributes:
             further = {CUSTOM_ATTRIBUTES: custom_attributes, **further}
-        return Answer(200, content, content_type, further)
+        return Response(200, content, content_type, further)
 
     # ------------------------------------------------------------ clients
 
@@ -199,7 +197,7 @@ class Desk:
 def _read(client: int) -> bytes:
     try:
         return os.read(client, RECEIVE)
-    except OSError:  # the server will see it, too
+    except OSError:  # the server will get the error, too
         return b""
 
 
@@ -213,7 +211,7 @@ def _is_invocation(request: Request) -> bool:
     )
 
 
-def _describe(error: BaseException, request_id: str) -> Answer:
+def _describe(error: BaseException, request_id: str) -> Response:
     status = getattr(error, "status", None)
     if isinstance(status, int) and 400 <= status < 500:
         headers = error.headers if isinstance(error, codings.CodingError) else None

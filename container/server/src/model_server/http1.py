@@ -1,6 +1,6 @@
 """HTTP/1.1: bytes to requests, and answers to bytes.
 
-llhttp, the parser of Node.js, reads the syntax; this module sets the limits.
+llhttp, the parser of Node.js, handles the syntax; this module enforces the limits.
 """
 
 import functools
@@ -20,12 +20,12 @@ from model_server.budget import Budget
 if TYPE_CHECKING:
     from model_server.connection import Connection
 
-HEAD_LIMIT = 64 * 1024  # bytes of request line and headers; and of what frames a body, over:
-FRAMING = 16  # bytes for each of the body's own, as chunks of one byte take 5
+HEAD_LIMIT = 64 * 1024  # bytes of request line and headers; and of chunk framing, beyond:
+FRAMING = 16  # bytes of framing per byte of the body; chunks of one byte need 5
 HEADERS_LIMIT = 256
 MESSAGE_LIMIT = 1000  # characters of an error's message
 
-# HTTPStatus words some of them differently from one version of Python to the next.
+# Some phrases of HTTPStatus differ between versions of Python.
 _TYPES = {
     400: "BadRequest",
     404: "NotFound",
@@ -43,8 +43,8 @@ _TYPES = {
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
-class Answer:
-    """What goes back to a client.
+class Response:
+    """A response to a client.
 
     Parameters
     ----------
@@ -68,30 +68,30 @@ class Answer:
         self.content_type, self.headers = content_type, headers
 
 
-def refusal(status: int, message: str, headers: Mapping[str, str] | None = None) -> Answer:
-    """Return an error in the form that all errors have."""
-    # A program may repeat all that it was sent.
+def refusal(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Return an error response in the format shared by all errors."""
+    # A program's message may repeat the whole request.
     message = message if len(message) <= MESSAGE_LIMIT else message[:MESSAGE_LIMIT] + "..."
     error = {"type": _TYPES.get(status, "ClientError"), "message": message}
     if status == 503:
         headers = {"retry-after": "1", **(headers or {})}
-    return Answer(status, json.dumps({"error": error}).encode(), headers=headers)
+    return Response(status, json.dumps({"error": error}).encode(), headers=headers)
 
 
 def encode(
-    answer: Answer, last: bool = False, head_only: bool = False, kept: bool = False
+    answer: Response, last: bool = False, head_only: bool = False, kept: bool = False
 ) -> bytes:
-    """Write an answer.
+    """Encode a response.
 
     Parameters
     ----------
-    answer : Answer
+    answer : Response
     last : bool
-        Whether the connection ends with it.
+        Whether the connection is closed after it.
     head_only : bool
         Whether the request was a HEAD.
     kept : bool
-        Whether the client must be told that the connection goes on, as HTTP/1.0's must.
+        Whether to send ``Connection: keep-alive``, which HTTP/1.0 clients need.
     """
     head = [
         f"HTTP/1.1 {answer.status} {_REASONS.get(answer.status, 'Error')}\r\n"
@@ -115,7 +115,7 @@ _START, _numbers = os.urandom(4).hex(), itertools.count(1)
 
 
 class Request:
-    """One request as it came in."""
+    """One request as received."""
 
     __slots__ = (
         "body",
@@ -137,7 +137,7 @@ class Request:
         "size",
     )
 
-    connection: "Connection"  # which has read it
+    connection: "Connection"  # that received it
 
     def __init__(self, budget: Budget | None = None):
         self.id = f"{_START}{next(_numbers):08x}"
@@ -145,44 +145,44 @@ class Request:
         self.headers: dict[str, str] = {}
         self.body: bytes | bytearray = b""
         self.size = 0  # of the body
-        self.budget, self.held = budget, 0  # what the body counts for, and with how many bytes
+        self.budget, self.held = budget, 0  # the budget, and bytes of it that the body takes
         self.keep_alive = False
-        self.old = False  # HTTP/1.0, whose clients must be told that the connection is kept
-        self.prompt = False  # sent as soon as the answer before it was there
-        self.refusal: Answer | None = None  # decided while it was read
+        self.old = False  # HTTP/1.0
+        self.prompt = False  # sent immediately after the previous response
+        self.refusal: Response | None = None  # set if it was refused while being read
         self.given = False  # to a worker
-        self.retried = False  # given to a second worker, as the first one never read it
+        self.retried = False  # given to a second worker, as the first died before reading it
         self.received = self.sent = time.monotonic()  # its last byte; when a worker got it
 
-    def answer(self, answer: Answer) -> None:
-        """Answer it."""
+    def answer(self, answer: Response) -> None:
+        """Send its response."""
         self.connection.answer(self, answer)
 
     def drop(self) -> None:
-        """Let go of its body, which will not be read any more."""
+        """Free the body."""
         if self.budget:
             self.budget.free(self.held)
         self.body, self.held = b"", 0
 
     @property
     def abandoned(self) -> bool:
-        """Whether the client has left."""
+        """Whether the client has disconnected."""
         return self.connection.closed
 
 
 class _Stop(Exception):
-    """Ends the parser's work on bytes that will not be read."""
+    """Stops the parser after a refusal."""
 
 
 class Reader:
-    """Bytes to requests. Its ``on_`` methods are llhttp's to call.
+    """Parse bytes into requests. llhttp calls the ``on_`` methods.
 
     Parameters
     ----------
     body_limit : int
         In bytes.
     budget : Budget, optional
-        What bodies count for, beside those of other readers.
+        Shared limit on the size of all bodies.
     """
 
     def __init__(self, body_limit: int, budget: Budget | None = None):
@@ -192,14 +192,14 @@ class Reader:
         self.unfinished: Request | None = None
         self._complete = False  # whether its headers are
         self._chunked = self._upgrade = False
-        self._head = self._n_headers = 0  # bytes of its names and values, and how many there are
-        self._wire = 0  # bytes that came since those with its beginning
-        self.awaited = False  # whether the client wants a word before it sends the body
-        self.ended = False  # nothing more is read: refused, or there was a last request
+        self._head = self._n_headers = 0  # bytes and number of its header lines
+        self._wire = 0  # bytes received after those with its beginning
+        self.awaited = False  # whether the client expects 100 Continue
+        self.ended = False  # stop reading: after a refusal or the last request
 
     def feed(self, data: bytes | memoryview) -> list[Request]:
-        """Read on, and return the requests that are complete now, or refused."""
-        if self.ended:  # what a refused client still sends
+        """Parse more bytes, and return the requests that are now complete or refused."""
+        if self.ended:  # further bytes of a refused client
             return []
         request = self.unfinished
         try:
@@ -210,8 +210,8 @@ class Reader:
         except httptools.HttpParserError as error:
             if isinstance(error.__context__, MemoryError):
                 self.refuse(503, "there is not enough memory for the request")
-            elif not self.ended:  # by a last request, or a refusal
-                self.refuse(400, "this is not HTTP/1.1 as RFC 9112 has it")
+            elif not self.ended:  # after the last request, or a refusal
+                self.refuse(400, "the request is not valid HTTP/1.1 (RFC 9112)")
         if request and request is self.unfinished:
             self._wire += len(data)
             if self._wire > HEAD_LIMIT + (1 + FRAMING) * len(request.body):
@@ -219,15 +219,15 @@ class Reader:
         return self.take()
 
     def take(self) -> list[Request]:
-        """Return what is complete or refused, once."""
+        """Return and forget the requests that are complete or refused."""
         requests, self._requests = self._requests, []
         return requests
 
     def close(self) -> None:
-        """Let go of the parser and of what is unfinished.
+        """Free the parser and the unfinished request.
 
-        The parser holds this reader as the reader holds the parser: else they, and all that they
-        have read, would stay until Python looks for such pairs.
+        The parser and this reader refer to each other; without this, they and their data would
+        stay in memory until the garbage collector runs.
         """
         self._parser, self.ended = None, True  # type: ignore[assignment]  # nothing more is fed
         if self.unfinished:
@@ -235,12 +235,12 @@ class Reader:
 
     @property
     def is_parsing(self) -> bool:
-        """Whether what comes next takes more than to copy it, or to drop it."""
+        """Whether the next bytes must be parsed, rather than just copied or dropped."""
         in_body = self._complete and not self._chunked and self.unfinished is not None
         return not (in_body or self.ended)
 
     def refuse(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
-        """Have the request that is being read refused, and read no further."""
+        """Refuse the request being read, and stop reading."""
         request, self.unfinished = self.unfinished or Request(), None
         request.refusal, self.ended = refusal(status, message, headers), True
         self._finish(request)
@@ -248,7 +248,10 @@ class Reader:
 
     def _refuse_framing(self) -> None:
         if self._complete:
-            self.refuse(400, "the body comes in too small chunks, or with too much beside them")
+            self.refuse(
+                400,
+                "the body's chunks are too small or their framing is too long; send larger chunks",
+            )
         else:
             self._refuse_head()
 
@@ -257,7 +260,7 @@ class Reader:
         self.refuse(431, message)
 
     def _finish(self, request: Request) -> None:
-        if request.path:  # else it's no request at all
+        if request.path:  # otherwise no request has begun
             request.method = self._parser.get_method().decode("latin-1")
         request.path = request.path.partition("?")[0]
         request.size = len(request.body)
@@ -265,7 +268,7 @@ class Reader:
         self._requests.append(request)
 
     def _parse(self, data: bytes | memoryview) -> memoryview | None:
-        # Returns what follows a head that asks for another protocol.
+        # Return the bytes after a head that asks for an upgrade.
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as pause:
@@ -273,8 +276,8 @@ class Reader:
         return None
 
     def _decline_upgrade(self) -> bytes:
-        # After such a head llhttp takes all for the other protocol's. Another parser, which sees
-        # the head as it would be without the wish, goes on with the body.
+        # After such a head llhttp stops parsing HTTP. Continue with a new parser, which is fed the
+        # head without the Upgrade header.
         request = self.unfinished
         assert request
         method, version = self._parser.get_method(), self._parser.get_http_version()
@@ -293,7 +296,7 @@ class Reader:
 
     def on_url(self, url: bytes) -> None:  # noqa: D102
         assert self.unfinished
-        self.unfinished.path += url.decode("latin-1")  # it may come in pieces
+        self.unfinished.path += url.decode("latin-1")  # may be called in pieces
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:  # noqa: D102
@@ -341,9 +344,11 @@ class Reader:
     def _refuse_codings(self, codings: str) -> None:
         names = [name.strip() for name in codings.split(",")]
         if names.count("chunked") == 1 and names[-1] == "chunked":
-            self.refuse(501, "chunked is the only Transfer-Encoding here; send the body as it is")
+            self.refuse(
+                501, "the only supported Transfer-Encoding is chunked; send the body unencoded"
+            )
         else:
-            self.refuse(400, "a Transfer-Encoding must end with chunked, and name it once")
+            self.refuse(400, "Transfer-Encoding must name chunked exactly once, at its end")
 
     def on_body(self, chunk: bytes) -> None:  # noqa: D102
         request = self.unfinished
@@ -353,13 +358,15 @@ class Reader:
             raise _Stop
         if self._budget:
             if not self._budget.take(len(chunk)):
-                self.refuse(503, "there is no room beside the other requests' bodies; try again")
+                self.refuse(
+                    503, "the memory for request bodies is in use by other requests; try again"
+                )
                 raise _Stop
             request.held += len(chunk)
         if not request.body:
             request.body = chunk
             return
-        # Not a list of chunks, as tiny ones would take fifty times the room of their bytes.
+        # Not a list of chunks: tiny ones would take fifty times their size.
         if isinstance(request.body, bytes):
             request.body = bytearray(request.body)
         request.body += chunk
@@ -376,9 +383,11 @@ class Reader:
         self.awaited = False
         parser = self._parser
         request.keep_alive = parser.should_keep_alive() and not parser.should_upgrade()
-        # Else, in HTTP/1.0, it could not be kept.
+        # Otherwise an HTTP/1.0 connection could not be kept alive.
         request.old = "connection" in request.headers and parser.get_http_version() == "1.0"
-        if request.old and self._chunked:  # which HTTP/1.0 doesn't know: it may end elsewhere
+        if (
+            request.old and self._chunked
+        ):  # not part of HTTP/1.0, where other parsers may find another end
             request.keep_alive = False
         self.ended = not request.keep_alive
         self._finish(request)

@@ -1,6 +1,6 @@
 """KServe's protocols, v1 and v2 (Open Inference Protocol), over a program that speaks JSON.
 
-To the program a request is as if it had come to /invocations: ``{"instances": [...],
+The program sees each request as one to /invocations: ``{"instances": [...],
 "parameters": {...}}`` goes in; ``{"prediction": [...], ...}`` or, where answers are explained, one
 such object a line comes out. https://kserve.github.io/website/docs/concepts/architecture/data-plane
 """
@@ -13,12 +13,12 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-from model_server.http1 import Answer
+from model_server.http1 import Response
 from model_server.program import Program, Result
 
 JSON = "application/json"
 
-_NUMBER: set[type] = {int, float, type(None)}  # null is a number that is missing
+_NUMBER: set[type] = {int, float, type(None)}  # null is a missing number
 _INTEGER: set[type] = {int}
 _CELLS: dict[str, set[type]] = {
     "BOOL": {bool},
@@ -34,17 +34,17 @@ _BINARY = {"BOOL": "?", "FP16": "e", "FP32": "f", "FP64": "d"} | {
     for kind, letters in (("INT", "bhiq"), ("UINT", "BHIQ"))
     for k, letter in enumerate(letters)
 }
-_LENGTH = "inference-header-content-length"  # bytes of JSON, after which tensors follow in binary
+_LENGTH = "inference-header-content-length"  # bytes of JSON, which binary tensors follow
 
 
 class ProtocolError(ValueError):
-    """A request that is not as its protocol has it."""
+    """A request that violates its protocol."""
 
     status = 400
 
 
 def list_facts(model: str, signature: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
-    """Return what a server that can answer says of itself and its model: path -> JSON.
+    """Return the metadata and readiness responses of a ready server: path -> JSON.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def list_facts(model: str, signature: Mapping[str, Mapping[str, str]]) -> dict[s
     v2 = f"/v2/models/{model}"
     version = importlib.metadata.version("model-server")
     return {
-        "/": {"status": "alive"},  # KServe's own client asks for it, in v1
+        "/": {"status": "alive"},  # requested by KServe's own client, in v1
         "/v1/models": {"models": [model]},
         f"/v1/models/{model}": {"name": model, "ready": True},
         "/v2": {"name": "model-server", "version": version, "extensions": ["binary_tensor_data"]},
@@ -75,7 +75,7 @@ def list_facts(model: str, signature: Mapping[str, Mapping[str, str]]) -> dict[s
 
 
 def list_calls(model: str) -> list[str]:
-    """Return the paths to POST to, whose requests the program answers."""
+    """Return the paths of POST requests that the program answers."""
     return [
         f"/v1/models/{model}:predict",
         f"/v1/models/{model}:explain",
@@ -83,22 +83,22 @@ def list_calls(model: str) -> list[str]:
     ]
 
 
-def refuse(path: str, answer: Answer) -> Answer:
-    """Return an error as the protocol of its path words it: in v2 as a string."""
+def refuse(path: str, answer: Response) -> Response:
+    """Return an error in the format of the path's protocol: in v2 as a string."""
     if not path.startswith("/v2"):
         return answer
     message = json.loads(answer.body)["error"]["message"]
     content = json.dumps({"error": message}).encode()
-    return Answer(answer.status, content, headers=answer.headers)
+    return Response(answer.status, content, headers=answer.headers)
 
 
 def call(program: Program, path: str, body: bytes, headers: dict[str, str]) -> Result:
-    """Have a program answer a request to one of the paths that call it.
+    """Answer a request to one of the paths of `calls` by the program.
 
     Raises
     ------
     ProtocolError
-        If the request is not as the protocol has it. Whatever the program raises goes through.
+        If the request violates the protocol. The program's exceptions are not caught.
     """
     if path.endswith(":predict"):
         result = program(body, JSON, f"{JSON}; explain=false", headers)
@@ -107,7 +107,7 @@ def call(program: Program, path: str, body: bytes, headers: dict[str, str]) -> R
         if warnings := columns.get("warnings"):
             answer["warnings"] = warnings
     elif path.endswith(":explain"):
-        # A line is a row: in JSON each program lays its columns out as it likes.
+        # JSON lines: one object per row, whereas programs differ in their JSON layout.
         result = program(body, JSON, "application/jsonlines; explain=true", headers)
         explanations = [json.loads(line) for line in result.body.splitlines()]
         predictions = [explanation.pop("prediction") for explanation in explanations]
@@ -135,7 +135,7 @@ def _infer(program: Program, model: str, body: bytes, headers: dict[str, str]) -
         result = program(content, JSON, f"{JSON}; explain=false", headers)
         columns = json.loads(result.body)
     answer: dict[str, Any] = {"model_name": model}
-    if warnings := columns.pop("warnings", None):  # of the answer, not a column
+    if warnings := columns.pop("warnings", None):  # about the whole response, not a column
         answer["parameters"] = {"warnings": warnings}
     if request.get("id") is not None:
         answer["id"] = request["id"]
@@ -193,7 +193,7 @@ def _load(body: bytes) -> dict[str, Any]:
 
 
 def read_tensors(request: dict[str, Any], data: bytes = b"") -> dict[str, Any]:
-    """Return the rows that a request of v2 holds, as a program reads them.
+    """Convert a v2 request to instances, as a program reads them.
 
     Parameters
     ----------
@@ -202,7 +202,7 @@ def read_tensors(request: dict[str, Any], data: bytes = b"") -> dict[str, Any]:
         one of shape (n,) or (n, 1) for each column, by name. Texts alone, of shape (n,) or
         (n, 1), are n rows of one text whatever their name is.
     data : bytes
-        The tensors that say how many bytes of it are theirs, one after the other.
+        Data of the tensors with ``binary_data_size``, in order.
 
     Returns
     -------
@@ -246,7 +246,7 @@ def read_tensors(request: dict[str, Any], data: bytes = b"") -> dict[str, Any]:
 
 
 _OWN = {"binary_data_output", "explain", "raw_output"} | {
-    # What clients of Triton and MLServer add on their own, and no program asked for.
+    # Parameters that the clients of Triton and MLServer add by themselves.
     "content_type",
     "priority",
     "sequence_end",
@@ -264,7 +264,7 @@ def _read_parameters(owner: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _read_tensor(tensor: Any, rest: memoryview) -> tuple[str, list[int], list[Any], memoryview]:
-    """Check a tensor; return its name, its shape, its cells, row by row, and further data."""
+    """Validate a tensor; return its name, shape, cells in row order, and the remaining data."""
     if not isinstance(tensor, dict) or not isinstance(tensor.get("name"), str):
         raise ProtocolError("every tensor of inputs must be an object with a name")
     name: str = tensor["name"]
@@ -304,7 +304,7 @@ def _read_tensor(tensor: Any, rest: memoryview) -> tuple[str, list[int], list[An
 
 
 def _from_binary(where: str, datatype: str, n: int, data: memoryview) -> list[Any]:
-    """Return n cells; numbers follow each other, texts each follow their length in 4 bytes."""
+    """Decode n cells: packed numbers, or texts each preceded by its length in 4 bytes."""
     if datatype in _BINARY:
         width = struct.calcsize(f"<{_BINARY[datatype]}")
         if len(data) != n * width:
@@ -316,7 +316,7 @@ def _from_binary(where: str, datatype: str, n: int, data: memoryview) -> list[An
         while data:
             (length,) = struct.unpack_from("<I", data)
             if length > len(data) - 4:
-                raise ProtocolError(f"{where}: text {len(texts)} is longer than the data")
+                raise ProtocolError(f"{where}: text {len(texts)} extends beyond the data")
             texts.append(str(data[4 : 4 + length], "utf-8"))
             data = data[4 + length :]
     except struct.error:
@@ -329,7 +329,7 @@ def _from_binary(where: str, datatype: str, n: int, data: memoryview) -> list[An
 
 
 def _to_binary(tensor: dict[str, Any]) -> bytes:
-    """Take the data out of a tensor; return them in binary."""
+    """Remove the data from a tensor and return them in binary."""
     cells, datatype = tensor.pop("data"), tensor["datatype"]
     if datatype in _BINARY:
         data = struct.pack(f"<{len(cells)}{_BINARY[datatype]}", *cells)
@@ -350,16 +350,16 @@ def _check_cells(where: str, datatype: str, cells: list[Any]) -> None:
         low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
         for cell in (min(cells), max(cells)):
             if not low <= cell <= high:
-                raise ProtocolError(f"{where}: {cell} is beyond {datatype}")
+                raise ProtocolError(f"{where}: {cell} is out of range for {datatype}")
 
 
 def write_tensors(answer: dict[str, Any], wanted: Any = None) -> list[dict[str, Any]]:
-    """Return a program's answer as tensors of shape (n,).
+    """Convert a program's response to tensors of shape (n,).
 
     Parameters
     ----------
     answer : dict
-        ``prediction`` and other columns; those that no tensor can hold are left out.
+        ``prediction`` and other columns; those that have no tensor type are left out.
     wanted : list of dict, optional
         A request's ``outputs``: the names of the tensors that the client wants, by default all.
     """
@@ -372,7 +372,7 @@ def write_tensors(answer: dict[str, Any], wanted: Any = None) -> list[dict[str, 
     if not wanted:
         return list(tensors.values())
     try:
-        return [dict(tensors[output["name"]]) for output in wanted]  # a name may come twice
+        return [dict(tensors[output["name"]]) for output in wanted]  # a name may be listed twice
     except (KeyError, TypeError):
         raise ProtocolError(
             f"outputs must name some of {', '.join(tensors)}, as in "

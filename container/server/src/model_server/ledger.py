@@ -1,4 +1,4 @@
-"""What the server and a worker both know of the worker's tasks, in memory that they share."""
+"""Shared memory in which a worker records its tasks for the server."""
 
 import mmap
 import os
@@ -6,13 +6,13 @@ import struct
 import time
 from typing import NamedTuple
 
-SLOTS = 256  # tasks that a worker may have at most
+SLOTS = 256  # maximum number of tasks of a worker
 
 
 class Record(NamedTuple):
-    """What became of one request. `status` is 0 until there's an answer, `sent` until it's out.
+    """Progress of one request. `status` is 0 until it is answered, `sent` until that is sent.
 
-    `answer_size` is that of the answer's body, `wire_size` that of all of the answer.
+    `answer_size` is the size of the response's body, `wire_size` that of the whole response.
     """
 
     slot: int
@@ -26,31 +26,33 @@ class Record(NamedTuple):
 
 
 class Ledger:
-    """Who has which client, and what a worker does, in memory that it shares with the server.
+    """Owners of a worker's slots, and records of its requests, in memory shared with the server.
 
-    So the server knows what to do when the worker dies, and can take clients back from one that
-    is slow. Each task has a slot. Whoever has the token may say to whom the slots belong.
+    From it the server knows the state of each request when the worker dies, and can take clients
+    back from a slow one. Each task has a slot. The token is a lock on the owners of the slots.
 
     Parameters
     ----------
     n_cells : int
-        Numbers that the program counts, see `model_server.program.Counter`.
+        Number of cells of the program's counters, see `model_server.program.Counter`.
     """
 
     _COUNT, _RECORD = struct.Struct("<Q"), struct.Struct("<IdiQQQdd")
-    _ANSWER, _SENT = struct.Struct("<iQQQd"), struct.Struct("<d")  # its latter parts
+    _ANSWER, _SENT = struct.Struct("<iQQQd"), struct.Struct("<d")  # the last fields of a record
     _NOTED, _RECALLED, _OWNED, _RECORDS = 8, 16, 32, 32 + SLOTS  # offsets; the count is at 0
-    _ROOM = 2048  # for so many records, in a ring
+    _ROOM = 2048  # records in the ring buffer
 
     def __init__(self, n_cells: int = 0):
         self._cells = self._RECORDS + self._ROOM * self._RECORD.size
         self._memory = mmap.mmap(-1, self._cells + n_cells * self._COUNT.size)
-        self.files = self._token, self._put = os.pipe()  # one byte is in it, or somebody has it
+        self.files = self._token, self._put = (
+            os.pipe()
+        )  # a pipe that holds one byte while the lock is free
         os.set_blocking(self._token, False)
         os.write(self._put, b"t")
 
     def close(self) -> None:
-        """Free it."""
+        """Free the memory and the token."""
         self._memory.close()
         for fd in self.files:
             os.close(fd)
@@ -65,18 +67,18 @@ class Ledger:
     # ------------------------------------------------------------ the server's side
 
     def lend(self, slot: int) -> None:
-        """Say that what is in this slot is the worker's."""
+        """Make the worker the owner of this slot."""
         self._memory[self._OWNED + slot] = 1
 
     def recall(self) -> None:
-        """Ask for all clients."""
+        """Ask the worker to give all its clients back."""
         self._memory[self._RECALLED] = 1
 
-    def seize(self) -> set[int] | None:
-        """Take all slots but one that's claimed; return that one. None if that couldn't be now."""
+    def revoke(self) -> set[int] | None:
+        """Take all slots except a claimed one, and return that; None if the lock is taken."""
         try:
             os.read(self._token, 1)
-        except BlockingIOError:  # the worker is about to claim one
+        except BlockingIOError:  # the worker is claiming a slot
             return None
         pending = self.pending()
         kept = {pending.slot} if pending else set()
@@ -86,11 +88,11 @@ class Ledger:
         return kept
 
     def cells(self) -> list[int]:
-        """Return what the program has counted."""
+        """Return the program's counts."""
         return [n for (n,) in self._COUNT.iter_unpack(self._memory[self._cells :])]
 
-    def take(self) -> list[Record]:
-        """Return the records of answers that are out, once."""
+    def collect_sent(self) -> list[Record]:
+        """Return and forget the records of responses that were sent."""
         count, noted = self._counts()
         records = []
         while noted < count and (record := self._read(noted)).sent:
@@ -100,7 +102,7 @@ class Ledger:
         return records
 
     def pending(self) -> Record | None:
-        """Return the record of what the worker is at, or was when it died."""
+        """Return the record of the request that the worker is or, if it died, was handling."""
         count, noted = self._counts()
         record = self._read(count - 1) if count > noted else None
         return record if record and not record.sent else None
@@ -112,24 +114,24 @@ class Ledger:
 
     @property
     def full(self) -> bool:
-        """Whether the server must take records before there can be many more."""
+        """Whether the server must collect records before the worker adds many more."""
         count, noted = self._counts()
-        return count - noted > self._ROOM - SLOTS  # as there may be tasks on their way
+        return count - noted > self._ROOM - SLOTS  # leaves room for tasks already sent
 
     def was_recalled(self) -> bool:
-        """Return whether the server has asked for all clients since this was last called."""
+        """Return whether the server has recalled the clients since the last call."""
         if not self._memory[self._RECALLED]:
             return False
         self._memory[self._RECALLED] = 0
         return True
 
     def claim(self, slot: int) -> bool:
-        """Note that a request is read or answered from now on, unless its slot was seized."""
+        """Record the start of a request, unless its slot was revoked; return whether it wasn't."""
         while True:
             try:
                 os.read(self._token, 1)
                 break
-            except BlockingIOError:  # the server has it for a moment
+            except BlockingIOError:  # the server holds it briefly
                 os.sched_yield()
         owned = bool(self._memory[self._OWNED + slot])
         if owned:
@@ -142,23 +144,23 @@ class Ledger:
         return owned
 
     def withdraw(self) -> None:
-        """Forget the latest claim: the server goes on with it."""
+        """Delete the record of the latest claim, which the server handles."""
         self._COUNT.pack_into(self._memory, 0, self._counts()[0] - 1)
 
     def note_answer(
         self, status: int, size: int, answer_size: int, wire_size: int, seconds: float
     ) -> None:
-        """Note an answer, before it goes out."""
+        """Record a response before it is sent."""
         at = self._at + self._RECORD.size - self._SENT.size - self._ANSWER.size
         self._ANSWER.pack_into(self._memory, at, status, size, answer_size, wire_size, seconds)
 
     def add(self, cell: int, n: int) -> None:
-        """Count what the program counts."""
+        """Add n to a cell of the program's counters."""
         at = self._cells + cell * self._COUNT.size
         (before,) = self._COUNT.unpack_from(self._memory, at)
         self._COUNT.pack_into(self._memory, at, before + n)
 
     def note_sent(self) -> None:
-        """Note that it's out."""
+        """Record that the response was sent."""
         at = self._at + self._RECORD.size - self._SENT.size
         self._SENT.pack_into(self._memory, at, time.monotonic())

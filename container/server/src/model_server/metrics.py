@@ -11,7 +11,7 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 
 
 class Metrics:
-    """What happened to all requests since the start."""
+    """Totals over all requests since the start."""
 
     def __init__(self) -> None:
         self._requests: collections.Counter[tuple[str, int]] = collections.Counter()
@@ -23,7 +23,7 @@ class Metrics:
         self._requests[path, status] += 1
 
     def add_invocation(self, seconds: float) -> None:
-        """Count an invocation's time, from its last byte to its answer."""
+        """Record an invocation's latency, from its last byte to its response."""
         self._seconds[bisect_left(BUCKETS, seconds)] += 1
         self._sum += seconds
 
@@ -33,11 +33,11 @@ class Metrics:
         Parameters
         ----------
         in_flight : int
-            Invocations that are not answered yet.
+            Number of unanswered invocations.
         queued : int
-            Those of them that wait for a worker.
+            Number of them waiting for a worker.
         workers, deaths : int
-            Workers that live, and how many have died.
+            Number of live workers, and of those that died.
         body_bytes : int
             Bytes of request bodies that the server holds.
         """
@@ -53,7 +53,7 @@ class Metrics:
 
         families: list[tuple[str, str, str, Sequence[tuple[str, float]]]] = [
             ("requests_total", "counter", "Requests answered.", by_label(requests)),
-            ("errors_total", "counter", "Requests answered by an error.", by_label(failed)),
+            ("errors_total", "counter", "Requests answered with an error.", by_label(failed)),
             (
                 "request_duration_seconds",
                 "histogram",
@@ -61,10 +61,10 @@ class Metrics:
                 [*buckets, ("_sum", round(self._sum, 6)), ("_count", total)],
             ),
             ("requests_in_flight", "gauge", "Invocations not answered yet.", [("", in_flight)]),
-            ("requests_queued", "gauge", "Those that wait for a worker.", [("", queued)]),
+            ("requests_queued", "gauge", "Invocations waiting for a worker.", [("", queued)]),
             ("workers", "gauge", "Worker processes.", [("", workers)]),
             ("worker_deaths_total", "counter", "Workers that had to be replaced.", [("", deaths)]),
-            ("body_bytes", "gauge", "Bytes of request bodies that are held.", [("", body_bytes)]),
+            ("body_bytes", "gauge", "Bytes of request bodies in memory.", [("", body_bytes)]),
         ]
         lines = []
         for name, kind, sense, samples in families:
@@ -74,7 +74,7 @@ class Metrics:
 
 
 def write_counters(counters: Mapping[str, Counter], cells: Sequence[int]) -> str:
-    """Write what the program counts.
+    """Format the program's counters.
 
     Parameters
     ----------

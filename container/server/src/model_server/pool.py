@@ -1,6 +1,6 @@
-"""All workers: who gets which request or client, when clients come back, and what if one dies.
+"""All workers: the assignment of requests and clients to them, and their replacement.
 
-Workers are forked off the process that has loaded the model, so they share its memory.
+Workers are forked from the process that has loaded the model, so they share its memory.
 """
 
 import asyncio
@@ -17,22 +17,22 @@ from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 from model_server.desk import INVOCATIONS, RECEIVE, Desk
-from model_server.http1 import Answer, Request, refusal
+from model_server.http1 import Request, Response, refusal
 from model_server.ledger import Ledger, Record
 from model_server.program import Program
 from model_server.worker import Worker
 
 logger = logging.getLogger("model_server")
 
-_PR_SET_PDEATHSIG = 1  # prctl's option: the signal that a parent's end sends
-SLOW = 0.01  # seconds that a request takes while others may wait behind it
+_PR_SET_PDEATHSIG = 1  # prctl's option: signal on the parent's death
+SLOW = 0.01  # seconds after which a request is too slow to let other clients wait
 
 
 def _open_files() -> set[int]:
     def is_open(fd: int) -> bool:
         try:
             os.fstat(fd)
-        except OSError:  # the listing's own
+        except OSError:  # the descriptor of the listing itself
             return False
         return True
 
@@ -50,9 +50,9 @@ class Pool:
     timeout : float
         Seconds that a request may take from its arrival to its answer.
     accept : str
-        For requests that leave the answer's type open.
+        Content type of the response if the request has no preference.
     answer : callable
-        Takes each request with its `Answer` and the seconds that the program took.
+        Takes each request with its `Response` and the seconds that the program took.
     note : callable
         Takes a request whose client was lent, and for each that the worker has answered its
         number, from 0 on, and its `Record`.
@@ -66,7 +66,7 @@ class Pool:
         size: int,
         timeout: float,
         accept: str,
-        answer: Callable[[Request, Answer, float], None],
+        answer: Callable[[Request, Response, float], None],
         note: Callable[[Request, int, Record], None],
         body_limit: int,
     ):
@@ -78,37 +78,37 @@ class Pool:
         self._queue: deque[Request] = deque()
         self._starts: set[asyncio.Task[None]] = set()
         self._kept = _open_files()
-        self._lending = True  # until the system turns out not to allow it
-        self._watching = False  # over workers that have clients
-        self._replacing = False  # a worker that did its work, so that one more will do, too
+        self._lending = True  # False once the system turns out not to support it
+        self._watching = False  # whether `_watch` is scheduled
+        self._replacing = False  # a worker that had served, so its successor should work, too
         self.deaths = 0
         self._n_cells = sum(len(counter.values) for counter in program.counters.values())
-        self._counted = [0] * self._n_cells  # by workers that have died
+        self._counted = [0] * self._n_cells  # counts of workers that have died
         self.closing = False
 
     @property
     def healthy(self) -> bool:
-        """Whether there is a worker, or will be in a moment."""
+        """Whether there is a worker, or one is about to start."""
         return bool(self._workers) or self._replacing
 
     @property
     def alive(self) -> int:
-        """How many workers there are."""
+        """Number of workers."""
         return len(self._workers)
 
     @property
     def queued(self) -> int:
-        """How many requests wait for a worker."""
+        """Number of requests waiting for a worker."""
         return len(self._queue)
 
     def count_in_flight(self) -> int:
-        """Note down what workers have answered, and return how many requests are left."""
+        """Collect the workers' records, and return the number of unanswered requests."""
         for worker in self._workers:
             self._note_down(worker)
         return len(self._queue) + sum(worker.unanswered for worker in self._workers)
 
     def count_cells(self) -> list[int]:
-        """Return what the program has counted, for all values of all its counters."""
+        """Return the program's counts, for all values of all its counters."""
         return self._add_up(self._workers)
 
     def _add_up(self, workers: Iterable[Worker]) -> list[int]:
@@ -140,30 +140,30 @@ class Pool:
         code = 1
         try:
             signal.set_wakeup_fd(-1)
-            with contextlib.suppress(OSError, AttributeError):  # which only Linux has
-                # One that is stuck would not notice the server's end.
+            with contextlib.suppress(OSError, AttributeError):  # Linux only
+                # A stuck worker would not notice that the server has exited.
                 ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            # The server says when to end, by closing its end. Ctrl-C goes to all of the group.
+            # The server stops workers by closing the socket; Ctrl-C reaches the whole group.
             for signum in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(signum, signal.SIG_IGN)
-            # A worker must not keep what the server has open: a client would never see
-            # the end of a connection whose copy lies here.
+            # Close the descriptors inherited from the server: a client would not see the end
+            # of a connection that is still open here.
             for fd in _open_files() - self._kept - {link.fileno(), *ledger.files}:
                 os.close(fd)
             Desk(self._program, link, ledger, self._accept, self._body_limit).work()
             code = 0
-        except BrokenPipeError:  # the server is gone
+        except BrokenPipeError:  # the server has exited
             pass
         except BaseException:
             logger.exception("a worker failed")
         finally:
             sys.stdout.flush()
-            os._exit(code)  # and never back into the server's loop
+            os._exit(code)  # never return to the server's event loop
 
     # ------------------------------------------------------------ requests
 
     def submit(self, request: Request) -> None:
-        """Have a request answered as soon as a worker is free."""
+        """Queue a request for the next free worker."""
         self._queue.append(request)
         self._dispatch()
 
@@ -175,7 +175,7 @@ class Pool:
                 continue
             lent = self._may_lend(request)
             if self._idle:
-                # The last one to become idle: what it needs is still in the processor's caches.
+                # The last one to become idle has the warmest caches.
                 worker = self._idle[-1]
             else:
                 joinable = [worker for worker in self._workers if lent and worker.can_join]
@@ -214,29 +214,29 @@ class Pool:
             and request.connection.lendable
         )
 
-    def finish(self, worker: Worker, request: Request, answer: Answer, seconds: float) -> None:
-        """Take a worker's answer, and give it the next request before the answer goes out."""
+    def finish(self, worker: Worker, request: Request, answer: Response, seconds: float) -> None:
+        """Handle a worker's response: give the worker the next request, then send the response."""
         self._release(worker)
         self._answer(request, answer, seconds)
 
     def _release(self, worker: Worker) -> None:
         if worker.idle and not worker.late:
-            worker.recalled, worker.seized = False, 0.0
+            worker.recalled, worker.revoked = False, 0.0
             self._idle.append(worker)
         self._dispatch()
 
     # ------------------------------------------------------------ clients
 
     def take_back(self, worker: Worker, slots: Iterable[int], rest: bytes, unsent: bool) -> None:
-        """Take clients back; the rest is what one of them has sent, or hasn't taken yet."""
+        """Take clients back; `rest` is unhandled input, or the unsent output, of a single one."""
         self._note_down(worker)
         back = []
         for slot in slots:
-            if slot not in worker.taken:
+            if slot not in worker.revoked_clients:
                 back.append((worker.requests.pop(slot), worker.answered[slot]))
                 continue
-            request = worker.taken.pop(slot)  # it's back already
-            if rest:  # and what the client sent after this may be here, too
+            request = worker.revoked_clients.pop(slot)  # already taken back
+            if rest:  # the server may already have read later bytes of the client
                 request.connection.abort()
         for request, n_answered in back:
             if not n_answered:
@@ -245,12 +245,12 @@ class Pool:
                 request.connection.take_back(unsent=rest)
             else:
                 request.connection.take_back(unread=rest)
-        if worker.recalled and worker.requests:  # these were on their way
+        if worker.recalled and worker.requests:  # these were sent before the worker saw the recall
             worker.ledger.recall()
         self._release(worker)
 
     def stop_lending(self) -> None:
-        """Get all clients back, for good."""
+        """Recall all clients and lend none from now on."""
         self._lending = False
         for worker in self._workers:
             self._recall(worker)
@@ -261,20 +261,20 @@ class Pool:
             worker.ledger.recall()
 
     def _recall_one(self) -> None:
-        lenders = [w for w in self._workers if w.lent and w.requests and not w.seized]
+        lenders = [w for w in self._workers if w.lent and w.requests and not w.revoked]
         if lenders and not any(worker.recalled for worker in lenders):
             self._recall(min(lenders, key=lambda worker: len(worker.requests)))
 
     def _watch(self) -> None:
-        # Over workers that have clients: one may be slow, which the others' clients should not
-        # have to wait for, and one may have many clients where another one has few.
-        lenders = [w for w in self._workers if w.lent and not (w.idle or w.seized or w.late)]
+        # Take clients from workers that are busy with a slow request, so that the others need not
+        # wait for it, and balance the number of clients between workers.
+        lenders = [w for w in self._workers if w.lent and not (w.idle or w.revoked or w.late)]
         now = time.monotonic()
         for worker in lenders:
             self._note_down(worker)
             since = worker.since
             if since is not None and now - since > SLOW:
-                self._seize(worker)
+                self._revoke(worker)
         numbers = {worker: len(worker.requests) for worker in lenders}
         fewest = 0 if self._idle else min(numbers.values(), default=0)
         if numbers and max(numbers.values()) > fewest + 1:
@@ -284,35 +284,35 @@ class Pool:
             asyncio.get_running_loop().call_later(SLOW, self._watch)
         self._dispatch()
 
-    def _seize(self, worker: Worker) -> None:
-        kept = worker.ledger.seize()
+    def _revoke(self, worker: Worker) -> None:
+        kept = worker.ledger.revoke()
         if kept is None:
-            return  # it's not that slow
-        worker.seized = time.monotonic()
+            return  # it is just about to start a request
+        worker.revoked = time.monotonic()
         worker.ledger.recall()
         self._note_down(worker)
         for slot in worker.requests.keys() - kept:
-            request = worker.taken[slot] = worker.requests.pop(slot)
+            request = worker.revoked_clients[slot] = worker.requests.pop(slot)
             if worker.answered[slot]:
                 request.connection.take_back()
             else:
                 self._requeue(request)
 
     def _note_down(self, worker: Worker) -> None:
-        for record in worker.ledger.take():
+        for record in worker.ledger.collect_sent():
             self._note(worker.requests[record.slot], worker.answered[record.slot], record)
             worker.note(record)
 
     # ------------------------------------------------------------ the end of a worker
 
-    def bury(self, worker: Worker) -> None:
-        """Answer for a worker that has died, or have another one answer, and start one."""
+    def handle_exit(self, worker: Worker) -> None:
+        """Replace a worker that has died, and answer or requeue its requests."""
         self._workers.discard(worker)
         if worker in self._idle:
             self._idle.remove(worker)
         if not self.closing:
             self.deaths += 1
-            # One that dies of nothing would die again at once.
+            # One that died before any request would probably die again immediately.
             self._replacing = worker.served
             self._start_soon(0 if worker.served else 1)
             if worker.late:
@@ -327,7 +327,7 @@ class Pool:
         worker.ledger.close()
 
     def _settle(self, worker: Worker, status: int, message: str) -> str | None:
-        """Go on with what a dead worker had; return the id of a request that it failed, if any."""
+        """Finish, requeue or fail a dead worker's requests; return the id of one that failed."""
         self._note_down(worker)
         pending, now, failed = worker.ledger.pending(), time.monotonic(), None
         for slot, request in worker.requests.items():
@@ -345,7 +345,7 @@ class Pool:
                 request.connection.take_back()
             elif current or request.retried or self.closing or (worker.late and not pending):
                 if worker.lent:
-                    request.keep_alive = False  # it may be unread, and come once more
+                    request.keep_alive = False  # it may be unread, and be read again
                 if n and current:
                     request.id = f"{request.id}_{n}"
                     request.received = request.sent = current.received
@@ -353,7 +353,7 @@ class Pool:
                 failure = refusal(status, message.format(request.id))
                 self._answer(request, failure, now - request.sent)
             else:
-                request.retried = True  # it had not begun, so another one will
+                request.retried = True  # not started, so another worker can handle it
                 self._requeue(request)
         worker.requests.clear()
         return failed
@@ -369,11 +369,11 @@ class Pool:
                 self._start_soon(1)
 
         task = asyncio.get_running_loop().create_task(start())
-        self._starts.add(task)  # the loop itself would forget it
+        self._starts.add(task)  # the loop keeps only weak references
         task.add_done_callback(self._starts.discard)
 
     def check(self, now: float) -> None:
-        """Give up requests that take too long, and the workers that hold them."""
+        """Fail requests that take too long, and kill the workers that handle them."""
         while self._queue and now - self._queue[0].received > self._timeout:
             message = f"no worker was free within {self._timeout:g} s; send fewer requests at once"
             self._answer(self._queue.popleft(), refusal(503, message), 0)
@@ -385,14 +385,14 @@ class Pool:
         self._reap()
 
     def _reap(self) -> None:
-        # All children, as a container's first process has its orphans, too.
+        # All children, as PID 1 of a container also inherits orphans.
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 for worker in [worker for worker in self._workers if worker.pid == ended[0]]:
-                    worker.leave()  # its own child may hold the socket open, in its stead
+                    worker.leave()  # a child of the worker may keep the socket open
 
     def close(self) -> None:
-        """End all workers, and answer what they had."""
+        """Kill all workers and fail their requests."""
         self.closing = True
         message = "the server is stopping"
         while self._queue:

@@ -1,4 +1,4 @@
-"""One program and its model, behind one call: bytes and types in, bytes and a type out."""
+"""A program and its model as one call: bytes and types in, bytes and a type out."""
 
 import importlib
 import inspect
@@ -18,7 +18,7 @@ def _count_nothing(name: str, value: str, n: int = 1) -> None:
 
 @dataclass
 class Context:
-    """What a hook gets that takes one parameter more than SageMaker's contract gives it.
+    """The context passed to hooks with one parameter more than SageMaker's contract has.
 
     Parameters
     ----------
@@ -26,8 +26,7 @@ class Context:
     request_headers : dict of str to str
         Names in lower case.
     custom_attributes : str
-        X-Amzn-SageMaker-Custom-Attributes of the request. What it is in the end, the answer's
-        will be.
+        X-Amzn-SageMaker-Custom-Attributes of the request. The response returns its final value.
     count : callable
         ``count(name, value, n=1)`` adds to one of the program's own counters, see `Counter`.
     """
@@ -40,9 +39,9 @@ class Context:
 
 @dataclass(frozen=True)
 class Counter:
-    """What a program counts by itself, and ``/metrics`` tells, by the values of one label.
+    """A counter of the program's own in ``/metrics``, by the values of one label.
 
-    A program names them in ``counters_fn(model)``, which returns for each counter's name a
+    A program declares counters in ``counters_fn(model)``, which maps each counter's name to a
     mapping of these three.
 
     Parameters
@@ -51,7 +50,7 @@ class Counter:
         What is counted, a sentence.
     label : str
     values : sequence of str
-        All that there are.
+        All possible values.
     """
 
     help: str
@@ -60,22 +59,22 @@ class Counter:
 
 
 class RequestError(ValueError):
-    """A request that cannot be handed to the program."""
+    """A request that cannot be passed to the program."""
 
     status = 400
 
 
 class Result(NamedTuple):
-    """What a program answered."""
+    """The response of a program."""
 
     body: bytes
     content_type: str
     custom_attributes: str
-    headers: Mapping[str, str] = {}  # further ones
+    headers: Mapping[str, str] = {}  # additional response headers
 
 
-# Hook -> number of parameters without the context. Hooks are called by arity, as AWS's own
-# servers do it, so a hook may ask for the context by one parameter more.
+# Hook -> number of parameters without the context. As in AWS's own servers, a hook with one
+# parameter more is passed the context.
 _ARITY = {
     "model_fn": 1,
     "input_fn": 2,
@@ -96,9 +95,9 @@ class Program:
     path : Path
         The program's file.
     folders : sequence of Path
-        Folders of the modules that it imports, the first one winning.
+        Folders of the modules that it imports, in order of precedence.
     model_dir : Path
-        Where the model lies.
+        Folder of the model.
 
     Raises
     ------
@@ -118,8 +117,8 @@ class Program:
     def __init__(self, path: Path, folders: Sequence[Path], model_dir: Path):
         self.path = path
         if path.suffix != ".py":
-            raise ValueError(f"{path.name} is not a Python file, as a program must be")
-        # The SDK puts dependencies into lib/ where it packs code into a model.
+            raise ValueError(f"{path.name} is not a Python file; a program must be one")
+        # The SDK puts dependencies into lib/ when it packs code into a model.
         places = [path.parent, *folders, *(folder / "lib" for folder in folders)]
         sys.path[:0] = map(str, dict.fromkeys(places))
         module = importlib.import_module(path.stem)
@@ -159,7 +158,7 @@ class Program:
             data = hooks["input_fn"](body, content_type, context)
             prediction = hooks["predict_fn"](data, self._model, context)
             result = hooks["output_fn"](prediction, accept, context)
-        # As in AWS's servers, a hook may leave the type to the request's Accept.
+        # As in AWS's servers, a hook may omit the type, which is then the request's Accept.
         content, content_type = result if isinstance(result, tuple) else (result, accept)
         content = content.encode() if isinstance(content, str) else content
         if not isinstance(content, bytes) or not isinstance(content_type, str):
@@ -169,17 +168,19 @@ class Program:
             )
         for value in (content_type, context.custom_attributes):
             if not value.isprintable():
-                raise ValueError(f"the program answered with {value!r}, which no header can hold")
+                raise ValueError(
+                    f"the program answered with {value!r}, which is not a valid header value"
+                )
             value.encode("latin-1")  # HTTP's own encoding of header values
         return Result(content, content_type, context.custom_attributes)
 
     def execution_parameters(self, default: dict[str, Any]) -> dict[str, Any]:
-        """Return what batch transform is told, with the program's word over the default."""
+        """Return the batch transform parameters; the program's override the defaults."""
         hook = self._hooks.get("execution_parameters_fn")
         return default | hook(Context(self._model_dir, {})) if hook else default
 
     def signature(self) -> dict[str, dict[str, str]]:
-        """Return what the model takes and answers, as far as the program says so.
+        """Return the model's inputs and outputs, as far as the program declares them.
 
         Returns
         -------

@@ -7,8 +7,8 @@ import sys
 
 def main() -> None:
     """Load the model, then answer requests until SIGTERM."""
-    # First of all, before even the imports: a container's first process ignores SIGTERM until it
-    # has a handler. SageMaker's contract calls the end after SIGTERM a success.
+    # Before even the imports: PID 1 of a container ignores SIGTERM until it has a handler.
+    # SageMaker's contract counts the exit after SIGTERM as a success.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: os._exit(0))
 
@@ -28,7 +28,7 @@ def main() -> None:
     try:
         settings = Settings.from_environ(os.environ)
         logging.basicConfig(level=settings.log_level, format="%(message)s", stream=sys.stdout)
-        # Workers share the cores, so the program's libraries may not each take all of them.
+        # Workers share the cores, so limit the threads of the program's libraries in each.
         threads = str(max(1, count_cores() // settings.workers))
         for library in ("OMP", "OPENBLAS", "MKL"):
             os.environ.setdefault(f"{library}_NUM_THREADS", threads)
@@ -36,7 +36,7 @@ def main() -> None:
         source.install(folders)
         program = Program(path, folders, settings.base / "model")
         app = App(program, settings)
-    except BaseException as error:  # even SystemExit, which would pass for a success
+    except BaseException as error:  # even SystemExit, whose code may be 0
         reason = " ".join(str(error).split())
         sys.exit(f"serve: cannot load the model: {type(error).__name__}: {reason}")
     seconds = time.monotonic() - start
@@ -45,7 +45,7 @@ def main() -> None:
     except OSError as error:
         sys.exit(f"serve: cannot listen on {settings.host}:{settings.port}: {error}")
     gc.collect()
-    gc.freeze()  # or the first collection in a worker would copy all that it shares
+    gc.freeze()  # otherwise a worker's first collection would copy the shared memory
     print(
         f"serve: {program.path} and its model loaded in {seconds:.1f} s\n"
         f"serve: workers: {settings.workers}, seconds for a request: {settings.timeout}, "

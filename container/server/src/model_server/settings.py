@@ -1,4 +1,4 @@
-"""The environment, read once."""
+"""Settings, read once from the environment."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ MB = 2**20
 
 @dataclass(frozen=True)
 class Settings:
-    """What the server takes from its environment.
+    """The server's settings.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ class Settings:
     host, port : str, int
         MODEL_SERVER_HOST (all interfaces) and SAGEMAKER_BIND_TO_PORT (8080).
     workers : int
-        SAGEMAKER_MODEL_SERVER_WORKERS; one for each core that this container may use.
+        SAGEMAKER_MODEL_SERVER_WORKERS; by default one per core that this container may use.
     timeout : int
         SAGEMAKER_MODEL_SERVER_TIMEOUT, in seconds: what a request may take from its last byte to
         its answer. 60, which is all that SageMaker waits; in batch transform 600, as there.
@@ -78,7 +78,7 @@ class Settings:
         body_budget = integer("MODEL_SERVER_BODY_BUDGET", budget, 2**50)
         if body_budget < body_limit:
             raise ValueError(
-                f"MODEL_SERVER_BODY_BUDGET={body_budget} has no room for one body of "
+                f"MODEL_SERVER_BODY_BUDGET={body_budget} is less than one body of "
                 f"MAX_CONTENT_LENGTH={body_limit} bytes; raise it, or lower that"
             )
         return cls(
@@ -101,7 +101,7 @@ def count_cores() -> int:
     """Return how many cores this process may use, by its affinity and its cgroup's quota."""
     try:
         cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # only Linux knows
+    except AttributeError:  # Linux only
         return os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -125,7 +125,7 @@ def _log_level(value: str) -> int:
     level = int(value) if value.isdecimal() else logging.getLevelName(value.upper())
     if not isinstance(level, int):
         raise ValueError(
-            f"SAGEMAKER_CONTAINER_LOG_LEVEL={value!r} is not a level; set 20 or INFO, for example"
+            f"SAGEMAKER_CONTAINER_LOG_LEVEL={value!r} is not a log level; set 20 or INFO, say"
         )
     return level
 
@@ -133,6 +133,6 @@ def _log_level(value: str) -> int:
 def _model_name(value: str) -> str:
     if not re.fullmatch(r"[\w.-]*", value, re.ASCII):  # it becomes part of paths
         raise ValueError(
-            f"KSERVE_MODEL_NAME={value!r} may have but letters, digits and . _ -; rename it"
+            f"KSERVE_MODEL_NAME={value!r} may contain only letters, digits, . _ and -; rename it"
         )
     return value

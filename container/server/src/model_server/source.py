@@ -1,4 +1,4 @@
-"""The code that a job or an endpoint was sent: where it lies, and what it requires.
+"""The code sent to a job or an endpoint: its location and its requirements.
 
 The words are the SDK's: a source directory travels as sourcedir.tar.gz to a container, which is
 told its URI (SAGEMAKER_SUBMIT_DIRECTORY) and the name of its program, the entry point
@@ -25,7 +25,7 @@ _DEFAULT_PROGRAM = "inference.py"  # what SageMaker's own servers look for in a 
 
 
 class SourceError(ValueError):
-    """What was sent cannot be run."""
+    """The code that was sent cannot be run."""
 
 
 def is_sent(uri: str) -> bool:
@@ -48,7 +48,7 @@ def fetch(uri: str, base: Path) -> Path:
     Raises
     ------
     SourceError
-        If there is nothing at the URI, it is no archive, or there is no place to unpack it to.
+        If nothing exists at the URI, it is not an archive, or it cannot be unpacked anywhere.
     """
     path = Path(uri.removeprefix("file://"))
     if path.is_relative_to(ROOT):
@@ -57,7 +57,7 @@ def fetch(uri: str, base: Path) -> Path:
         return path
     try:
         folder = _empty_folder(base / "code")
-        if path.is_dir():  # a copy, for a program may write beside itself
+        if path.is_dir():  # a copy, as a program may write to its own folder
             ignored = shutil.ignore_patterns(".git", "__pycache__")
             shutil.copytree(path, folder, ignore=ignored, dirs_exist_ok=True)
         else:
@@ -78,7 +78,7 @@ def _empty_folder(preferred: Path) -> Path:
 
 
 def locate(program: str, *folders: Path) -> Path:
-    """Return the first of some folders that holds a program.
+    """Return the first folder that contains a program.
 
     An archive's only folder counts as the archive itself.
 
@@ -109,12 +109,12 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def locate_own(program: str, folder: Path) -> Path:
-    """Return where the image's own program lies: in a folder, or if that is empty, on PYTHONPATH.
+    """Return the folder of the image's own program: the given one, or else one on PYTHONPATH.
 
     Raises
     ------
     SourceError
-        If it doesn't.
+        If the program is in none of them.
     """
     path = [Path(name) for name in os.environ.get("PYTHONPATH", "").split(os.pathsep) if name]
     return locate(program, *(path if path and not _entries(folder) else [folder]))
@@ -144,9 +144,9 @@ def locate_served(program: str, uri: str, base: Path) -> tuple[Path, list[Path]]
 
 
 def pack(folder: Path, program: str, model_dir: Path) -> None:
-    """Leave the code that trained a model beside it, for whatever serves it."""
+    """Copy the code that trained a model into it, for serving."""
     packed = model_dir / "code"
-    if packed.exists():  # the program has seen to it
+    if packed.exists():  # written by the program
         return
     ignored = shutil.ignore_patterns(".*", "__pycache__")
     shutil.copytree(folder, packed, ignore=ignored, ignore_dangling_symlinks=True)
@@ -159,7 +159,7 @@ def pack(folder: Path, program: str, model_dir: Path) -> None:
 
 
 def make_python() -> tuple[Path, Path]:
-    """Make a Python to install into, which has all that this one has and changes none of it.
+    """Create a virtual environment on top of this one, which stays unchanged.
 
     Returns
     -------
@@ -169,7 +169,7 @@ def make_python() -> tuple[Path, Path]:
     Raises
     ------
     SourceError
-        If there is no place for it.
+        If it cannot be created.
     """
     try:
         folder = Path(tempfile.mkdtemp(prefix="python-"))
@@ -179,22 +179,22 @@ def make_python() -> tuple[Path, Path]:
         (site_packages / "parent.pth").write_text("".join(parents))
     except OSError as error:
         raise SourceError(
-            f"there is no place to install packages to, {_in_one_line(error)}; let the container "
+            f"cannot create an environment for packages, {_in_one_line(error)}; let the container "
             "write to /tmp"
         ) from error
-    # What pip says beside its errors would only hide them.
+    # Suppress pip's other output, which would obscure its errors.
     for name in ("DISABLE_PIP_VERSION_CHECK", "NO_INPUT", "NO_WARN_SCRIPT_LOCATION"):
         os.environ.setdefault(f"PIP_{name}", "1")
     return folder / "bin" / "python", site_packages
 
 
 def install(folders: Sequence[Path]) -> None:
-    """Install what the requirements.txt of some folders ask for, and put it on Python's path.
+    """Install the requirements.txt of the given folders, and add the packages to sys.path.
 
     Raises
     ------
     SourceError
-        If pip cannot.
+        If pip fails.
     """
     files = [folder / REQUIREMENTS for folder in folders if (folder / REQUIREMENTS).is_file()]
     if not files:
@@ -218,9 +218,9 @@ def install(folders: Sequence[Path]) -> None:
 
 
 def explain_pip(words: Sequence[str]) -> str:
-    """Return in one sentence why pip could not install what was sent, from what it printed."""
+    """Return, in one sentence, the reason for pip's failure from its output."""
     if any("connection broken by" in line for line in words):
-        reason = "no package index answers from here; allow the network, or build an image with it"
+        reason = "no package index can be reached; allow the network, or build an image with it"
     else:
         errors = [line.removeprefix("ERROR: ") for line in words if line.startswith("ERROR: ")]
         reason = (errors or [line for line in words if line] or ["pip failed"])[-1]

@@ -58,9 +58,9 @@ def _find_program() -> tuple[str, Path, bool]:
     folder = source.fetch(uri, Path(environment.base_dir))
     if not is_sent and not source.is_sent(uri):
         return program, source.locate_own(program, folder), False
-    # The toolkit would say that it leaves it packed.
+    # Otherwise the toolkit would log that it leaves it packed.
     files.logger.addFilter(lambda record: "abandoning unzipping" not in record.getMessage())
-    is_package = (folder / "setup.py").is_file()  # whose modules may lie anywhere
+    is_package = (folder / "setup.py").is_file()  # its modules may be anywhere
     return program, folder if is_package else source.locate(program, folder), True
 
 
@@ -92,17 +92,17 @@ def _run(job: environment.Environment, program: str, read: Callable[[], list[str
 
 def _explain_exit(program: str, code: int, words: list[str]) -> str:
     if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
-        return f"{program} was ended by SIGKILL, as happens where memory runs out"
+        return f"{program} was killed by SIGKILL, as happens when memory runs out"
     if code < 0:
-        return f"{program} was ended by {signal.Signals(-code).name}"
+        return f"{program} was killed by {signal.Signals(-code).name}"
     return words[-1] if words else f"{program} ended with exit code {code} and gave no reason"
 
 
 @contextlib.contextmanager
 def _last_words() -> Iterator[Callable[[], list[str]]]:
-    """Pass on what a program writes to stderr meanwhile, and be able to read the end of it."""
+    """Forward the program's stderr, and keep its last lines."""
     stderr = os.dup(2)
-    for handler in logging.root.handlers:  # the toolkit's own words are none of the program's
+    for handler in logging.root.handlers:  # the toolkit's own messages are not the program's
         if isinstance(handler, logging.StreamHandler):
             handler.setStream(os.fdopen(os.dup(stderr), "w", buffering=1))
     ear, mouth = os.pipe()
@@ -126,7 +126,7 @@ def _last_words() -> Iterator[Callable[[], list[str]]]:
 
     def hang_up() -> None:
         os.dup2(stderr, 2)
-        listener.join(1)  # what the program has left running may hold on to the pipe
+        listener.join(1)  # processes left behind by the program may keep the pipe open
 
     try:
         yield read

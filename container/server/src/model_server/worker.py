@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from model_server.connection import RECEIVED
 from model_server.desk import LENGTHS, RECEIVE, frame
-from model_server.http1 import Answer, Request
+from model_server.http1 import Request, Response
 from model_server.ledger import SLOTS, Ledger, Record
 
 if TYPE_CHECKING:
@@ -19,28 +19,30 @@ if TYPE_CHECKING:
 
 
 class Worker(asyncio.BufferedProtocol):
-    """One worker process, with what it has been given.
+    """One worker process and the requests and clients assigned to it.
 
     Parameters
     ----------
     pool : Pool
     pid : int
     link : socket
-        To it.
+        Socket to the process.
     ledger : Ledger
     """
 
     def __init__(self, pool: "Pool", pid: int, link: socket.socket, ledger: Ledger):
         self._pool, self.pid, self._link, self.ledger = pool, pid, link, ledger
         self._received = bytearray()
-        self.requests: dict[int, Request] = {}  # by slot: what it has, or the clients' first ones
-        self.answered: Counter[int] = Counter()  # by slot: answers of its own that are noted down
-        self._out: Counter[int] = Counter()  # by slot: what its client was sent, with these
-        self.lent = False  # whether it has clients
-        self.recalled = False  # so that it gets no more of them
-        self.seized = 0.0  # when they were taken back without its help
-        self.taken: dict[int, Request] = {}  # these, until it knows
-        self.late = False  # and so killed
+        self.requests: dict[
+            int, Request
+        ] = {}  # by slot: its requests, or the first ones of its clients
+        self.answered: Counter[int] = Counter()  # by slot: responses of its own that were recorded
+        self._out: Counter[int] = Counter()  # by slot: bytes sent to its client, including these
+        self.lent = False  # whether its requests came with their clients
+        self.recalled = False  # whether they were recalled: it gets no more clients
+        self.revoked = 0.0  # when they were taken back without its cooperation
+        self.revoked_clients: dict[int, Request] = {}  # by slot: these, until it confirms
+        self.late = False  # whether it was killed for a timeout
         self.served = False  # whether it ever got a request
         self._gone = False
 
@@ -49,17 +51,17 @@ class Worker(asyncio.BufferedProtocol):
 
     @property
     def idle(self) -> bool:
-        """Whether it has nothing to do."""
-        return not (self.requests or self.taken)
+        """Whether it has no requests or clients."""
+        return not (self.requests or self.revoked_clients)
 
     @property
     def can_join(self) -> bool:
-        """Whether it may have one more client."""
+        """Whether it can be lent one more client."""
         return (
             self.lent
-            and len(self.requests) + len(self.taken) < SLOTS
-            and not (self.recalled or self.seized or self.late)
-            and not self._transport.get_write_buffer_size()  # which goes first
+            and len(self.requests) + len(self.revoked_clients) < SLOTS
+            and not (self.recalled or self.revoked or self.late)
+            and not self._transport.get_write_buffer_size()  # pending frames must go first
         )
 
     def give(self, request: Request, lent: bool) -> None:
@@ -68,11 +70,13 @@ class Worker(asyncio.BufferedProtocol):
         Raises
         ------
         BlockingIOError
-            If it has to read what it was given before.
+            If its socket's buffer is full.
         OSError
-            If the system doesn't let clients be handed over.
+            If the system does not support passing file descriptors.
         """
-        slot = next(n for n in range(SLOTS) if n not in self.requests and n not in self.taken)
+        slot = next(
+            n for n in range(SLOTS) if n not in self.requests and n not in self.revoked_clients
+        )
         head = slot, request.id, request.path, request.headers
         self.ledger.lend(slot)
         if lent:
@@ -83,7 +87,7 @@ class Worker(asyncio.BufferedProtocol):
                 self._transport.write(task)
         elif len(request.body) <= RECEIVE:
             self._transport.write(frame(head, request.body))
-        else:  # without a copy of it
+        else:  # avoids copying the body
             self._transport.write(frame(head, b"", len(request.body)))
             self._transport.write(request.body)
         self.requests[slot], self.answered[slot] = request, 0
@@ -109,15 +113,15 @@ class Worker(asyncio.BufferedProtocol):
                 self._pool.take_back(self, slots, body, unsent)
             else:
                 slot, status, content_type, headers, seconds = head
-                answer = Answer(status, body, content_type, headers)
+                answer = Response(status, body, content_type, headers)
                 self._pool.finish(self, self.requests.pop(slot), answer, seconds)
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: D102
         self.end()
-        self._pool.bury(self)
+        self._pool.handle_exit(self)
 
     def note(self, record: Record) -> None:
-        """Note down an answer that is out."""
+        """Record a response that was sent."""
         if not self.answered[record.slot]:
             self.requests[record.slot].drop()
         self.answered[record.slot] += 1
@@ -125,39 +129,39 @@ class Worker(asyncio.BufferedProtocol):
             self._out[record.slot] += record.wire_size
 
     def is_out(self, record: Record) -> bool | None:
-        """Tell whether the answer that it died of is out; None if a part is, or it's not known."""
+        """Return whether the pending response was sent in full; None if partly or unknown."""
         before = self._out[record.slot]
         written = self.requests[record.slot].connection.count_out() - before
         return {0: False, record.wire_size: True}.get(written) if before else None
 
     @property
     def unanswered(self) -> int:
-        """How many requests it has that aren't answered yet."""
+        """Number of its unanswered requests."""
         pending = self.ledger.pending()
         begun = {pending.slot} if pending else set()
         return len(begun.union(slot for slot in self.requests if not self.answered[slot]))
 
     @property
     def since(self) -> float | None:
-        """When it began with what it's at, or got it."""
+        """Time since which it has been busy with its current request, or has had it."""
         if pending := self.ledger.pending():
             return pending.received
         given = [one.sent for slot, one in self.requests.items() if not self.answered[slot]]
-        return min(given, default=self.seized or None)
+        return min(given, default=self.revoked or None)
 
     def leave(self) -> None:
-        """Hear from it no more, once what it has said is read: the process is gone."""
+        """Close the socket soon, after reading its last messages: the process has exited."""
         self._gone = True
         asyncio.get_running_loop().call_later(0.1, self._transport.abort)
 
     def kill(self) -> None:
-        """End it, whatever it does."""
-        if not self._gone:  # or its number may be another's by now
+        """Kill the process."""
+        if not self._gone:  # otherwise the pid may have been reused
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
     def end(self) -> None:
-        """Be sure that it does nothing any more, even had it but closed its socket."""
+        """Kill the process and wait for its exit, even if it has only closed its socket."""
         self.kill()
         if not self._gone:
             with contextlib.suppress(ChildProcessError):
