@@ -99,9 +99,11 @@ class TestReach:
     @pytest.mark.parametrize("unit", [1e-300, 1e-120, 1e120, 1e300])
     def test_what_is_beyond_all_units_is_refused_by_name(self, unit):
         x = np.linspace(-2, 2, 300)
-        with pytest.raises(ValueError, match=r"column .x0. has values from .* multiply them by"):
+        with pytest.raises(
+            ValueError, match=r"column .x0. has values from .* multiply the values by"
+        ):
             GAMRegressor().fit(x[:, None] * unit, x)
-        with pytest.raises(ValueError, match=r"y has values from .* multiply them by"):
+        with pytest.raises(ValueError, match=r"y has values from .* multiply the values by"):
             GAMRegressor().fit(x[:, None], x * unit)
 
 
