@@ -6,6 +6,7 @@ number: `cases(seed)` is the same everywhere.
 """
 
 import contextlib
+import functools
 import gzip
 import http.client
 import importlib.metadata
@@ -92,18 +93,19 @@ ATTRIBUTES = [
     *(b"trace=1", b"", b" x\t", b"a\tb", b"a\x85b", b"\xa0x", b"a\x01b", "à".encode()),
     *("é".encode("latin-1"), b"x" * 1024, b"x" * 1025, b"%0d%0aX-Evil: 1", b"\xff" * 99),
 ]
+compress = functools.partial(gzip.compress, mtime=0)  # the same bytes whenever it is called
 ENCODINGS = {
-    b"gzip": gzip.compress,
-    b"GZIP": gzip.compress,
-    b"x-gzip": gzip.compress,
+    b"gzip": compress,
+    b"GZIP": compress,
+    b"x-gzip": compress,
     b"deflate": zlib.compress,
-    b"gzip, gzip": lambda body: gzip.compress(gzip.compress(body)),
+    b"gzip, gzip": lambda body: compress(compress(body)),
     b"identity": bytes,
     **dict.fromkeys(
         [b"br", b"zstd", b"gzip;q=1", b"", b",", b"\xe9", b"gzip\t", b"x" * 999], bytes
     ),
 }
-BOMB = gzip.compress(b"\n" * 30_000_000)  # beyond the limit of a body
+BOMB = compress(b"\n" * 30_000_000)  # beyond the limit of a body
 ATTRIBUTE = "X-Amzn-SageMaker-Custom-Attributes"
 REPEATED = ["X", "Cookie", "Accept", "Content-Type", "Content-Encoding", "Connection", ATTRIBUTE]
 
