@@ -24,8 +24,13 @@ notebook: setup ## Open the notebook in JupyterLab
 	$(BIN)/jupyter lab example.ipynb
 
 test: .venv/tests ## Run all tests; those that need Docker are left out where there is no engine
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --no-loadscope-reorder \
-		--durations 10
+	@status=0; $(PARALLEL) || status=1; $(ALONE) || status=1; exit $$status
+
+# The server's tests measure times, so they get the machine to themselves.
+TIMED := tests/server tests/contract
+PARALLEL = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --no-loadscope-reorder \
+	--durations 10 $(TIMED:%=--ignore %)
+ALONE = $(BIN)/python -m pytest --durations 10 $(TIMED)
 
 check: .venv/tests ## Check style, types, spelling and workflows
 	$(BIN)/ruff check .

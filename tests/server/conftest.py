@@ -45,7 +45,8 @@ def installed():
                     reason = f"{pin} cannot be installed: {done.stderr.strip().splitlines()[-1]}"
                     required = os.environ.get("REQUIRE_TOOLS") == "1"
                     pytest.fail(reason) if required else pytest.skip(reason)
-                target.replace(folder)
+                if not folder.exists():  # else another process was faster
+                    target.replace(folder)
         return folder
 
     return install
