@@ -63,7 +63,7 @@ class Application:
             return events.refuse(404, f"no such path; try {', '.join(methods)}")
         method = methods[request.path]
         if request.method != method:
-            return events.refuse(405, f"{request.path} answers {method} only", Allow=method)
+            return events.refuse(405, f"{request.path} supports only {method}", Allow=method)
         if method == "GET":
             return Answer(200, "text/plain", b"")
         if len(request.body) > BODY_LIMIT:

@@ -32,8 +32,9 @@ def project(tmp_path):
 
 def make(project, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        ["make", *arguments],
+        ["make", "--no-print-directory", *arguments],
         cwd=project,
+        env={name: value for name, value in os.environ.items() if "MAKE" not in name},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
