@@ -1,6 +1,8 @@
 """Rows unlike all that a model was trained on: values far outside, levels that it doesn't know."""
 
 import functools
+import math
+import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -72,24 +74,33 @@ def count_outside(X: np.ndarray, model: "AdditiveModel", context: Any) -> None:
     context : object
         The server's; where it counts nothing, as on AWS's own servers, this does nothing.
     """
-    if count := getattr(context, "count", None):
+    count = getattr(context, "count", None)
+    if count and not _is_inside(X, model):
         low, high = _read_ranges(model)
         outside = np.less(X, low) | np.greater(X, high)
-        if outside.any():
-            for j in np.flatnonzero(outside.any(axis=0)):
-                count(_COUNTER, model.features[j], int(outside[:, j].sum()))
+        for j in np.flatnonzero(outside.any(axis=0)):
+            count(_COUNTER, model.features[j], int(outside[:, j].sum()))
+
+
+def _is_inside(X: np.ndarray, model: "AdditiveModel") -> bool:
+    """Return whether no value is outside its training range, nor a level unknown."""
+    low, high = _read_ranges(model)
+    if len(X) == 1:  # NumPy takes longer than the comparisons
+        row = X[0].tolist()
+        return not (any(map(operator.lt, row, low)) or any(map(operator.gt, row, high)))
+    return not (np.less(X, low) | np.greater(X, high)).any()
 
 
 @functools.lru_cache(maxsize=4)
-def _read_ranges(model: "AdditiveModel") -> tuple[np.ndarray, np.ndarray]:
+def _read_ranges(model: "AdditiveModel") -> tuple[list[float], list[float]]:
     """Return the lowest and the highest known value of each feature."""
-    low, high = np.full((2, len(model.features)), [[-np.inf], [np.inf]])
+    low, high = ([end] * len(model.features) for end in (-math.inf, math.inf))
     for term in model.terms:
         if term.name in model.levels:
             low[term.feature] = 0  # and -1 stands for a level that training has not seen
         else:
             start, end = term.range
-            rounding = np.finfo(np.float32).eps * max(abs(start), abs(end))
+            rounding = float(np.finfo(np.float32).eps) * max(abs(start), abs(end))
             low[term.feature], high[term.feature] = start - rounding, end + rounding
     return low, high
 
@@ -111,6 +122,8 @@ def warn_of_rows(table: Table, X: np.ndarray, model: "AdditiveModel") -> Mapping
         At most one warning of a kind, and the rows that it is about.
     """
     warnings = {}
+    if _is_inside(X, model):
+        return warnings
     if far := find_far(X, model):
         ranges = {term.name: term.range for term in model.terms if term.name in far}
         places = []
