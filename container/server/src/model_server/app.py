@@ -187,9 +187,8 @@ class App:
     async def serve(self, listener: socket.socket, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set, then finish the requests in progress."""
         loop = asyncio.get_running_loop()
-        self._room = (
-            raise_file_limit() - 128
-        )  # reserve for connections being accepted, and for the program
+        # The rest is for connections being accepted, and for the program.
+        self._room = raise_file_limit() - 128
         await self._pool.start()
         # Accept a few at a time, so that idle clients are closed before open files run out.
         server = await loop.create_server(lambda: Connection(self), sock=listener, backlog=16)

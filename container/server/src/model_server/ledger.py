@@ -45,9 +45,8 @@ class Ledger:
     def __init__(self, n_cells: int = 0):
         self._cells = self._RECORDS + self._ROOM * self._RECORD.size
         self._memory = mmap.mmap(-1, self._cells + n_cells * self._COUNT.size)
-        self.files = self._token, self._put = (
-            os.pipe()
-        )  # a pipe that holds one byte while the lock is free
+        # The pipe holds one byte while the lock is free.
+        self.files = self._token, self._put = os.pipe()
         os.set_blocking(self._token, False)
         os.write(self._put, b"t")
 
