@@ -79,15 +79,19 @@ def counters_fn(model: AdditiveModel) -> dict[str, dict[str, Any]]:
 
 def read(table: Table, model: AdditiveModel) -> np.ndarray:
     """Return the rows as the model reads them; a category that it doesn't know counts as base."""
-    dates = {name: functools.partial(read_iso, unit=unit) for name, unit in model.units.items()}
-    return table.matrix(
-        model.features,
-        model.levels,
-        missing=model.missing,
-        unknown="keep",
-        dates=dates,
-        unused=model.unused,
-    )
+    return table.matrix(model.features, unknown="keep", **_describe_columns(model))
+
+
+@functools.lru_cache(maxsize=4)
+def _describe_columns(model: AdditiveModel) -> dict[str, Any]:
+    return {
+        "levels": model.levels,
+        "missing": model.missing,
+        "dates": {
+            name: functools.partial(read_iso, unit=unit) for name, unit in model.units.items()
+        },
+        "unused": model.unused,
+    }
 
 
 def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:

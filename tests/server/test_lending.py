@@ -251,8 +251,13 @@ def test_a_request_over_the_limit_gets_an_error(start):
         assert endpoint.invoke("fine").body == b"fine"
 
 
-def test_whatever_happens_every_client_gets_its_own_answers(start, wait_until):
-    # Fast and slow requests, large answers, pings, halves of requests, and workers that die.
+@pytest.mark.parametrize("slow", [0.01, 0])
+def test_whatever_happens_every_client_gets_its_own_answers(start, obedient, wait_until, slow):
+    # Fast and slow requests, large answers, pings, halves of requests, and workers that die. If
+    # every request counts as slow, clients are taken from their workers all the time.
+    with (obedient / "model_logic.py").open("a") as text:
+        text.write(f"from model_server import pool\npool.SLOW = {slow}\n")
+
     def ask(seed: int) -> Counter:
         random, statuses = Random(seed), Counter()
         with contextlib.ExitStack() as stack:

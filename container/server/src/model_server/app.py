@@ -44,15 +44,7 @@ class App:
         self.body_limit, self.read_limit = settings.body_limit, settings.timeout
         self.budget = Budget(settings.body_budget)
         self.draining = False
-        self._pool = Pool(
-            program,
-            settings.workers,
-            settings.timeout,
-            settings.accept,
-            self._answer,
-            self._note_lent,
-            settings.body_limit,
-        )
+        self._pool = Pool(program, settings, self._answer, self._note_lent)
         self._metrics, self._counters = Metrics(), program.counters
         self._connections: dict[Connection, None] = {}  # an ordered set, oldest first
         self._lines: list[str] = []
@@ -105,11 +97,8 @@ class App:
         return answer if self._pool.healthy else refusal(503, "no worker")
 
     def _report(self) -> Response:
-        pool = self._pool
-        in_flight = pool.count_in_flight()
-        text = self._metrics.text(
-            in_flight, pool.queued, pool.alive, pool.deaths, self.budget.used
-        ) + write_counters(self._counters, pool.count_cells())
+        text = self._metrics.text(*self._pool.count(), self.budget.used)
+        text += write_counters(self._counters, self._pool.count_cells())
         return Response(200, text.encode(), "text/plain; version=0.0.4; charset=utf-8")
 
     def _answer(self, request: Request, answer: Response, program_seconds: float = 0) -> None:
@@ -209,7 +198,8 @@ class App:
         await self._drain()
 
     async def _drain(self) -> None:
-        print(f"serve: stopping; {self._pool.count_in_flight()} requests to finish", flush=True)
+        in_flight, *_ = self._pool.count()
+        print(f"serve: stopping; {in_flight} requests to finish", flush=True)
         self.draining = True
         self._pool.stop_lending()
         start = time.monotonic()

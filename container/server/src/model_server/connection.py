@@ -186,9 +186,13 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def lendable(self) -> bool:
-        """Whether the request being answered is all that is buffered for the client."""
-        return not (
-            self._waiting
+        """Whether a worker may answer the current request, and the client's next ones."""
+        request = self._current
+        return request is not None and not (
+            not request.prompt
+            or request.retried
+            or request.old
+            or self._waiting
             or self._reader.unfinished
             or self._reader.ended
             or self._handler.draining

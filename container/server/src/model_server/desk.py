@@ -9,10 +9,13 @@ the terms.
 """
 
 import array
+import contextlib
+import ctypes
 import logging
 import marshal
 import os
 import select
+import signal
 import socket
 import struct
 import sys
@@ -32,6 +35,7 @@ PAUSE = 50e-6  # seconds that a single client may pause
 PAUSE_MS = 1  # milliseconds that several clients may pause
 RECEIVE = 64 * 1024  # bytes per read
 LENGTHS = struct.Struct("<IQ")  # of a frame's two parts: marshalled head, body
+_PR_SET_PDEATHSIG = 1  # prctl's option: signal on the parent's death
 # For receiving file descriptors, close-on-exec, so that the program's children don't inherit them.
 _ANCILLARY, _CLOEXEC = socket.CMSG_SPACE(4), getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
@@ -59,8 +63,6 @@ class Desk:
     Parameters
     ----------
     program : Program
-    link : socket
-        Socket to the server.
     ledger : Ledger
     accept : str
         Content type of the response if the request has no preference.
@@ -68,18 +70,17 @@ class Desk:
         In bytes.
     """
 
-    def __init__(
-        self, program: Program, link: socket.socket, ledger: Ledger, accept: str, body_limit: int
-    ):
-        self._program, self._link, self._ledger = program, link, ledger
-        program.add = ledger.add
+    def __init__(self, program: Program, ledger: Ledger, accept: str, body_limit: int):
+        self._program, self.ledger = program, ledger
         self._accept, self._body_limit = accept, body_limit
         self._clients: dict[int, Client] = {}  # by file descriptor
         self._poll = select.poll()
-        self._poll.register(link, select.POLLIN)
 
-    def work(self) -> None:
+    def work(self, link: socket.socket) -> None:
         """Answer requests until the server closes its end of the socket."""
+        self._link = link
+        self._poll.register(link, select.POLLIN)
+        self._program.add = self.ledger.add
         while True:
             ready = self._wait()
             for fd, _ in ready:
@@ -87,7 +88,7 @@ class Desk:
                     self._hear(self._clients[fd])
                 elif not self._do_task():
                     return
-            if self._clients and (not ready or self._ledger.full or self._ledger.was_recalled()):
+            if self._clients and (not ready or self.ledger.full or self.ledger.was_recalled()):
                 self._give_back(list(self._clients.values()))
 
     def _wait(self) -> list[tuple[int, int]]:
@@ -104,11 +105,11 @@ class Desk:
         if not lengths:
             return False
         # Read exactly one frame, as the next one may carry a file descriptor.
-        head, body = (
+        task, body = (
             self._link.recv(n, socket.MSG_WAITALL) if n else b"" for n in LENGTHS.unpack(lengths)
         )
         request = Request()
-        slot, request.id, request.path, request.headers = marshal.loads(head)
+        slot, request.id, request.path, request.headers = marshal.loads(task)
         request.body = body
         client = None
         if ancillary:
@@ -116,12 +117,12 @@ class Desk:
             client = Client(fd, slot, request.id, Reader(self._body_limit))
             self._clients[fd] = client
             self._poll.register(fd, select.POLLIN)
-        claimed = self._ledger.claim(slot)
+        claimed = self.ledger.claim(slot)
         if client is None:  # and only clients are taken back
             answer, seconds = self._answer(request)
-            self._ledger.withdraw()
-            answered = (slot, answer.status, answer.content_type, answer.headers, seconds)
-            self._link.sendall(frame(answered, answer.body))
+            self.ledger.withdraw()
+            head = "answer", slot, answer.status, answer.content_type, answer.headers, seconds
+            self._link.sendall(frame(head, answer.body))
         elif claimed:
             self._reply(client, request)
         else:
@@ -156,13 +157,14 @@ class Desk:
     # ------------------------------------------------------------ clients
 
     def _hear(self, client: Client) -> None:
-        if not self._ledger.claim(client.slot):
+        if not self.ledger.claim(client.slot):
             self._give_back([client])
             return
         data = _read(client.fd)
         requests = client.reader.feed(data) if data else []
         if client.reader.unfinished or len(requests) != 1 or not _is_invocation(requests[0]):
-            self._ledger.withdraw()
+            self.ledger.release(client.slot)
+            self.ledger.withdraw()
             self._give_back([client], data)
             return
         request = requests[0]
@@ -174,16 +176,19 @@ class Desk:
         answer, seconds = self._answer(request)
         data = encode(answer)
         sizes = len(request.body), len(answer.body), len(data)
-        self._ledger.note_answer(answer.status, *sizes, seconds)
+        self.ledger.note_answer(answer.status, *sizes, seconds)
         try:
             n_bytes = os.write(client.fd, data)
         except BlockingIOError:
             n_bytes = 0
         except OSError:  # the client left
             n_bytes = len(data)
-            self._ledger.note_answer(499, *sizes, seconds)
-        self._ledger.note_sent()
-        if n_bytes < len(data):
+            self.ledger.note_answer(499, *sizes, seconds)
+        whole = n_bytes == len(data)
+        if not whole:
+            self.ledger.release(client.slot)
+        self.ledger.note_sent()
+        if not whole:
             self._give_back([client], data[n_bytes:], unsent=True)
 
     def _give_back(self, clients: list[Client], rest: bytes = b"", unsent: bool = False) -> None:
@@ -191,7 +196,8 @@ class Desk:
             self._poll.unregister(client.fd)
             os.close(client.fd)
             del self._clients[client.fd]
-        self._link.sendall(frame(([client.slot for client in clients], unsent), rest))
+        head = "clients", [client.slot for client in clients], unsent
+        self._link.sendall(frame(head, rest))
 
 
 def _read(client: int) -> bytes:
@@ -221,3 +227,53 @@ def _describe(error: BaseException, request_id: str) -> Response:
         return refusal(503, "there was not enough memory for the request; send fewer rows")
     message = f"the program failed; its log has the reason under request {request_id}"
     return refusal(500, message)
+
+
+# ---------------------------------------------------------------- the process
+
+
+def list_open_files() -> set[int]:
+    """Return this process's file descriptors."""
+
+    def is_open(fd: int) -> bool:
+        try:
+            os.fstat(fd)
+        except OSError:  # the descriptor of the listing itself
+            return False
+        return True
+
+    return set(filter(is_open, map(int, os.listdir("/dev/fd"))))
+
+
+def fork(desk: Desk, kept: set[int]) -> tuple[int, socket.socket]:
+    """Fork a process that works at the desk; return its pid and the server's socket to it.
+
+    It closes all file descriptors but these and its own: a client would not see the end of a
+    connection that is still open there.
+    """
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    pid = os.fork()
+    if pid:
+        theirs.close()
+        return pid, ours
+    code = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        with contextlib.suppress(OSError, AttributeError):  # Linux only
+            # A stuck worker would not notice that the server has exited.
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        # The server stops workers by closing the socket; Ctrl-C reaches the whole group.
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, signal.SIG_IGN)
+        for fd in list_open_files() - kept - {theirs.fileno(), *desk.ledger.files}:
+            os.close(fd)
+        desk.work(theirs)
+        code = 0
+    except BrokenPipeError:  # the server has exited
+        pass
+    except BaseException:
+        logger.exception("a worker failed")
+    finally:
+        sys.stdout.flush()
+        os._exit(code)  # never return to the server's event loop

@@ -104,23 +104,24 @@ def encode(answer: Answer, accept: str | None, explained: bool = False) -> tuple
     return _ENCODERS[media](answer, explanation), media
 
 
+@functools.lru_cache(maxsize=64)
 def negotiate(
-    accept: str | None, offers: Sequence[str] | None = None
-) -> tuple[str, dict[str, str]]:
+    accept: str | None, offers: tuple[str, ...] | None = None
+) -> tuple[str, Mapping[str, str]]:
     """Choose the media type of the answer.
 
     Parameters
     ----------
     accept : str or None
         The Accept header; JSON where it is absent.
-    offers : sequence of str, optional
+    offers : tuple of str, optional
         The media types to choose from, the one that a wildcard means first; by default those that
         `encode` writes.
 
     Returns
     -------
     media : str
-    parameters : dict of str to str
+    parameters : mapping of str to str
         What the client wrote beside it, as in ``application/json; explain=true; top_k=5``, in
         lower case.
 
@@ -129,7 +130,7 @@ def negotiate(
     PayloadError
         406 if nothing that the client accepts can be written here.
     """
-    offers = _ENCODERS if offers is None else offers
+    offers = tuple(_ENCODERS) if offers is None else offers
     choices = [parse_media_type(choice) for choice in (accept or JSON).split(",")]
     refused = {choice[0] for choice in choices if _quality(choice) == 0}
     for media, parameters in sorted(choices, key=_quality, reverse=True):
@@ -142,7 +143,7 @@ def negotiate(
     )
 
 
-def _quality(choice: tuple[str, dict[str, str]]) -> float:
+def _quality(choice: tuple[str, Mapping[str, str]]) -> float:
     try:
         quality = float(choice[1].get("q", 1))
     except ValueError:

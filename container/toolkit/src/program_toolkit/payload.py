@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import BinaryIO
 
 import numpy as np
@@ -122,13 +123,14 @@ def read_header_parameter(parameters: Mapping[str, str]) -> bool | None:
     return None if header is None else header == "present"
 
 
-def parse_media_type(header: str) -> tuple[str, dict[str, str]]:
+@functools.lru_cache(maxsize=64)
+def parse_media_type(header: str) -> tuple[str, Mapping[str, str]]:
     """Split a media type from its parameters, as in ``text/csv; charset=utf-8``."""
     media, *parameters = header.split(";")
     pairs = (parameter.partition("=") for parameter in parameters)
-    return media.strip().lower(), {
-        key.strip().lower(): value.strip().strip('"').lower() for key, _, value in pairs
-    }
+    return media.strip().lower(), MappingProxyType(
+        {key.strip().lower(): value.strip().strip('"').lower() for key, _, value in pairs}
+    )
 
 
 def parse_npy(body: bytes) -> Table:
