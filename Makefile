@@ -1,6 +1,6 @@
 # The only task runner. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebook test check dist audit bench bench-serve contract image manifests program lock clean \
+.PHONY: help setup demo notebook test check docs dist audit bench bench-serve contract image manifests program lock clean \
 	lambda-model lambda-image lambda-package lambda-deploy lambda-update lambda-undeploy \
 	lambda-shell lambda-clean
 
@@ -42,6 +42,18 @@ check: .venv/tests ## Check style, types, spelling and workflows
 	$(BIN)/zizmor --offline --quiet .github
 	@if command -v shellcheck >/dev/null; then shellcheck build_and_push.sh .ci/*; \
 		else echo "shellcheck is not installed; the shell scripts were left out"; fi
+
+docs: .venv/docs ## Build the documentation site in build/site, with executed notebooks
+	@for notebook in $(NOTEBOOKS); do copy=build/$$(basename $$notebook); test $$copy -nt $$notebook || { \
+		echo "Executing $$notebook"; $(BIN)/python -m local_mode.notebook $$notebook --save $$copy >$$copy.log 2>&1 \
+		|| { tail -n 1 $$copy.log; rm -f $$copy; case $$notebook in $(NEEDS_DATA)) echo "The site gets it without output.";; \
+		*) false;; esac; }; } || exit; done
+	@mkdir -p build/docs && $(BIN)/sphinx-build --fail-on-warning --quiet -c docs build/docs build/site
+	@echo "build/site/index.html"
+
+# The last two read public data that this project may not pass on.
+NOTEBOOKS := example.ipynb examples/credit.ipynb examples/income.ipynb examples/newsgroups/newsgroups.ipynb
+NEEDS_DATA := examples/income.ipynb|examples/newsgroups/*
 
 dist: ## Build the packages for a release in build/dist, and check them
 	@rm -rf build/dist
@@ -128,6 +140,10 @@ INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/py
 
 .venv/tests: .venv/setup tests/requirements.txt
 	@$(INSTALL) -r tests/requirements.txt
+	@touch $@
+
+.venv/docs: .venv/setup docs/requirements.txt
+	@$(INSTALL) -r docs/requirements.txt
 	@touch $@
 
 # The model inside Lambda, see examples/credit.md. MODEL is a model.tar.gz, here or in S3.

@@ -95,7 +95,7 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         scale, deviance, null_deviance, explained (of 1), log_likelihood, aic, gcv.
     n_features_in_ : int
         Number of features seen by `fit`.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if X had names that are all strings.
 
     Notes
@@ -315,7 +315,7 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         Figures of merit.
     n_features_in_ : int
         Number of features seen by `fit`.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if X had names that are all strings.
 
     References

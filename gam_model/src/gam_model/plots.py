@@ -243,10 +243,10 @@ def plot_diagnostics(estimator, X, y, *, offset=None):
     Notes
     -----
     Residuals are quantile residuals, standard normal if the model holds; for the gaussian they
-    are (y - mu) / sqrt(scale_). Of more than 2000 rows, 2000 are drawn as points, chosen at random
-    and the same each time; of as many quantiles, 2000 of evenly spaced ranks and the 100 at either
-    end. Means, histograms, bands and curves are of all rows. Bands and bars are 95 % intervals,
-    pointwise. Each row counts once.
+    are ``(y - mu) / sqrt(scale_)``. Of more than 2000 rows, 2000 are drawn as points, chosen at
+    random and the same each time; of as many quantiles, 2000 of evenly spaced ranks and the 100
+    at either end. Means, histograms, bands and curves are of all rows. Bands and bars are 95 %
+    intervals, pointwise. Each row counts once.
 
     References
     ----------
