@@ -239,7 +239,9 @@ def _describe_errors(estimator):
     for term, block in zip(basis.terms, basis.blocks, strict=True):
         own = np.zeros((term.size, len(means)))
         own[term.left_out :, block] = np.eye(term.size - term.left_out)
-        if isinstance(term, SplineBasis) and not term.left_out:  # constant apart from missing cells
+        if (
+            isinstance(term, SplineBasis) and not term.left_out
+        ):  # constant apart from missing cells
             own = np.concatenate([np.zeros((2, len(means))), own])
         own[:, block] -= means[block]
         blocks.append(own)
@@ -263,7 +265,7 @@ def _load(name):
 
 
 def _assemble(content):
-    """Return the page. Its security policy allows its own script and style, by hash, and no more."""
+    """Return the page, whose security policy allows its own script and style, by their hashes."""
     style = _load("page.css")
     script = "".join(_load(f"{name}.js").replace('"use strict";\n', "") for name in _SCRIPTS)
     script = f'"use strict";\n{script}'
@@ -275,7 +277,9 @@ def _assemble(content):
     data = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     parts = {"policy": policy, "style": style, "script": script}
     parts["content"] = data.replace("<", "\\u003c")
-    return re.sub(r"{(policy|style|content|script)}", lambda part: parts[part[1]], _load("page.html"))
+    return re.sub(
+        r"{(policy|style|content|script)}", lambda part: parts[part[1]], _load("page.html")
+    )
 
 
 def _hash(text):

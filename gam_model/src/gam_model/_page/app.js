@@ -60,7 +60,7 @@ function start() {
       } else {
         scored = scoreCsv(page, text);
         showScores();
-        tell(say("rowsScored", { n: scored.rows.length, bad: scored.rows.filter(({ result }) => !result).length }));
+        tell(countRows(scored));
       }
     } catch (problem) {
       if (problem instanceof TypeError) tell(say("notUtf8"));
@@ -107,6 +107,7 @@ function start() {
     location.reload();
   });
   show(page.row);
+  return page;
 }
 
 // The answer, or none where the model refuses a value outside the training range.
@@ -161,4 +162,4 @@ function translate(page) {
   }
 }
 
-start();
+const app = start();

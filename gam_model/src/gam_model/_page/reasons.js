@@ -74,7 +74,8 @@ function drawBar(from, to, low, high) {
 }
 
 function makeHead(names, numbers = []) {
-  const cell = (name, i) => el("th", { scope: "col", class: numbers.includes(i) ? "number" : null }, name);
+  const cell = (name, i) =>
+    name ? el("th", { scope: "col", class: numbers.includes(i) ? "number" : null }, name) : el("td");
   return el("thead", {}, el("tr", {}, names.map(cell)));
 }
 

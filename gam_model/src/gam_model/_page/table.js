@@ -54,11 +54,16 @@ function saveScores(page, { names, delimiter, rows }) {
 // Spreadsheets take a cell that begins so for a formula.
 const inert = (cell) => (typeof cell === "string" && /^[=+\-@\t\r]/.test(cell) ? `'${cell}` : cell);
 
+function countRows({ rows }) {
+  const bad = rows.filter(({ result }) => !result).length;
+  return say("rowsScored", { n: formatNumber(rows.length, {}), bad: formatNumber(bad, {}) });
+}
+
 function drawScores(page, scored, open) {
   const { rows } = scored;
   const good = rows.filter(({ result }) => result);
   const mean = good.reduce((sum, { result }) => sum + result.mean, 0) / good.length;
-  const facts = [say("rowsScored", { n: formatNumber(rows.length, {}), bad: formatNumber(rows.length - good.length, {}) })];
+  const facts = [countRows(scored)];
   if (good.length) facts.push(say("meanAnswer", { x: showMean(page, mean) }));
   if (good.length && Number.isFinite(page.threshold)) {
     const above = good.filter(({ result }) => result.mean >= page.threshold).length;

@@ -33,13 +33,15 @@ function say(key, values = {}) {
   return texts[key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
 }
 
-const formats = new Map();
+const formats = new Map(); // making one takes longer than using it a hundred times
 
-function formatNumber(value, options) {
+function findFormat(Format, options) {
   const key = language + JSON.stringify(options);
-  if (!formats.has(key)) formats.set(key, new Intl.NumberFormat(language, options));
-  return formats.get(key).format(value);
+  if (!formats.has(key)) formats.set(key, new Format(language, options));
+  return formats.get(key);
 }
+
+const formatNumber = (value, options) => findFormat(Intl.NumberFormat, options).format(value);
 
 const showNumber = (value) => formatNumber(value, { maximumSignificantDigits: 4 });
 const showSigned = (value) =>
@@ -110,7 +112,7 @@ function showDate(days) {
   const options = whole ? { dateStyle: "medium" } : { dateStyle: "medium", timeStyle: "short" };
   const moment = new Date(Math.round(days * 86400) * 1000);
   if (Number.isNaN(moment.getTime())) return String(days);
-  return new Intl.DateTimeFormat(language, { ...options, timeZone: "UTC" }).format(moment);
+  return findFormat(Intl.DateTimeFormat, { ...options, timeZone: "UTC" }).format(moment);
 }
 
 const showRange = (field) =>
