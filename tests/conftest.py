@@ -329,7 +329,7 @@ def shap():
 @pytest.fixture(scope="module")
 def browser():
     """Real Chromium, Debian's, driven by Playwright; closed with the module, as is its loop."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    found = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
     if found is None:
         if os.environ.get("REQUIRE_BROWSER") == "1":
             pytest.fail("chromium is not installed")

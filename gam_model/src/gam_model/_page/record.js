@@ -66,7 +66,9 @@ function drawRecord(page, row) {
     [say("date"), new Intl.DateTimeFormat(language, { dateStyle: "long", timeStyle: "short" }).format(new Date())],
     [page.words.outcome, showMean(page, result.mean)],
   ];
-  if (page.errors && Number.isFinite(result.mean)) facts.push([say("interval"), showInterval(page, row, result)]);
+  if (page.errors && Number.isFinite(result.mean)) {
+    facts.push([say("interval"), say("fromTo", findEnds(page, row, result))]);
+  }
   if (Number.isFinite(page.threshold) && Number.isFinite(result.mean)) {
     facts.push([say("threshold"), showMean(page, page.threshold)]);
     facts.push([say("decision"), nameSide(page, result.mean >= page.threshold)]);
