@@ -301,6 +301,7 @@ def _train(job: Job, arguments: argparse.Namespace, checks: Checks) -> None:
             checks=checks.findings,
             X=X,
             y=y,
+            page="page.html",
         )
 
 

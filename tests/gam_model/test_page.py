@@ -1021,3 +1021,23 @@ def test_wrong_words_are_refused(words, told, gam, tmp_path):
 def test_what_is_no_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match="fitted GAMRegressor"):
         write_page(GAMRegressor(), tmp_path / "page.html")
+
+
+def test_zero_stays_zero_on_a_scale_of_its_own(visit, tmp_path):
+    """An amount that is mostly 0, whose own scale takes 0 to 1e-13 and back."""
+    rng = np.random.default_rng(0)
+    gain = np.where(rng.random(2000) < 0.6, 0.0, np.rint(np.exp(rng.normal(6, 2, size=2000))))
+    X = pd.DataFrame({"gain": gain, "other": rng.normal(size=2000)})
+    y = np.log1p(gain) + rng.normal(scale=0.3, size=2000)
+    gam = GAMRegressor(df=8).fit(X, y)
+    assert gam.terms_.terms[0].warp is not None
+    write_page(gam, tmp_path / "page.html", X, threshold=2.0)
+    page = visit((tmp_path / "page.html").as_uri())
+    assert page.input_value("#field-0") == "0"
+    assert "In training: 0 to" in page.inner_text("#field-0-range")
+    page.fill("#field-0", "500")
+    page.focus("#field-0")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Home")
+    assert page.input_value("#field-0") == "0"
+    assert page.locator("#curves svg text", has_text=re.compile("^0$")).count() > 0

@@ -114,7 +114,7 @@ def write_page(model, path, X=None, **words):
 def _read_model(model):
     """Return the frozen model, its file's text, and the estimator, if there is one."""
     if isinstance(model, (str, Path)):
-        return AdditiveModel.load(model), Path(model).read_text(encoding="utf-8"), None
+        return AdditiveModel.load(model), Path(model).read_bytes().decode(), None
     frozen = model if isinstance(model, AdditiveModel) else getattr(model, "terms_", None)
     if not isinstance(frozen, AdditiveModel):
         raise ValueError(
@@ -124,7 +124,7 @@ def _read_model(model):
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "gam.json")
         frozen.save(file)
-        text = file.read_text(encoding="utf-8")
+        text = file.read_bytes().decode()
     return frozen, text, None if frozen is model else model
 
 
@@ -215,13 +215,14 @@ def _describe_numbers(term, x):
     whole = bool((x == np.rint(x)).all())
     # A value between two rows, rounded, so that it is no row's own.
     median = float(np.median(x))
-    typical = float(np.rint(median)) if whole else float(f"{median:.3g}")
+    rounded = float(f"{median:.3g}")
+    typical = float(np.rint(median)) if whole else min(max(rounded, low), high)
     scaled, ends = x, (low, high)
     if term.warp is not None:
         scaled, ends = term.warp(x), tuple(term.warp(np.array([low, high])))
     counts, _ = np.histogram(np.clip(scaled, *ends), _BINS, range=ends)
     shares = [round(float(share), 3) for share in counts / counts.sum()]
-    return {"typical": min(max(typical, low), high), "whole": whole, "histogram": shares}
+    return {"typical": typical, "whole": whole, "histogram": shares}
 
 
 def _describe_errors(estimator):

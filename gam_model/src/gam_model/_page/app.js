@@ -127,14 +127,14 @@ function drawAnswer(page) {
   find("mean").textContent = showMean(page, result.mean);
   find("decision").textContent =
     there && Number.isFinite(page.threshold) ? nameSide(page, result.mean >= page.threshold) : "";
-  find("ends").textContent = there && page.errors && find("interval").checked ? say("ends", findEnds(page, page.row, result)) : "";
+  find("ends").textContent = there && page.errors && find("interval").checked ? say("ends", findInterval(page, page.row, result)) : "";
   const outside = page.fields.filter(({ term }) => isOutside(term, page.row[term.feature]));
   const notes = outside.length ? [say("careful", { names: outside.map(({ label }) => label).join(", ") })] : [];
   if (result.problem) notes.unshift(result.problem);
   find("notes").textContent = notes.join(" ");
 }
 
-function findEnds(page, row, { eta, mean }) {
+function findInterval(page, row, { eta, mean }) {
   const half = Z * page.errors.ofRow(row);
   const [low, high] = bracket(page.model.link, eta - half, eta + half);
   return { low: showMean(page, Math.min(low, mean)), high: showMean(page, Math.max(high, mean)) };

@@ -10,13 +10,17 @@ const HEIGHT = 190;
 const PLOT = { left: 44, right: 312, top: 8, bottom: 142, floor: 166 };
 const POINTS = 121;
 const MOST_LEVELS = 20;
+const MUCH = 4; // times the median spread of the curves
 const Z = 1.959963984540054; // of a 95 % interval
 
 // Draw all curves; returns a function that moves the marks to a row and to the pinned one.
 function buildCurves(page) {
-  const scale = findScale(page);
+  const wide = findWide(page);
+  const common = findScale(page.model.terms.filter((term) => !wide.has(term)));
   const moves = page.fields.map((field) => {
-    const caption = el("figcaption", {}, field.label);
+    const own = wide.has(field.term);
+    const scale = own ? findScale([field.term]) : common;
+    const caption = el("figcaption", {}, field.label, own ? el("span", { class: "hint" }, ` (${say("ownScale")})`) : null);
     const here = el("p", { class: "hint" });
     const { picture, move } = (field.term.kind === "levels" ? drawLevels : drawCurve)(page, field, scale);
     find("curves").append(el("figure", {}, caption, picture, here));
@@ -30,13 +34,24 @@ function buildCurves(page) {
   return (row, pinned) => moves.forEach((move) => move(row, pinned));
 }
 
-// The common vertical scale: what all curves reach inside their ranges.
-function findScale({ model }) {
-  const values = model.terms.flatMap((term) =>
-    term.kind === "levels" ? [...term.effects] : term.turns.map(term.value)
-  );
-  for (const term of model.terms) if (term.missing !== null) values.push(term.missing);
-  const [low, high] = [Math.min(0, ...values), Math.max(0, ...values)];
+// What a term reaches inside its range, and the base.
+function findEnds(term) {
+  const values = term.kind === "levels" ? [...term.effects] : term.turns.map(term.value);
+  if (term.missing !== null) values.push(term.missing);
+  return values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [0, 0]);
+}
+
+// The terms that would flatten all others on a common scale.
+function findWide({ model }) {
+  const spread = (term) => findEnds(term)[1] - findEnds(term)[0];
+  const sorted = model.terms.map(spread).sort((a, b) => a - b);
+  return new Set(model.terms.filter((term) => spread(term) > MUCH * sorted[sorted.length >> 1]));
+}
+
+// The vertical scale of some terms.
+function findScale(terms) {
+  const ends = terms.map(findEnds);
+  const [low, high] = [Math.min(0, ...ends.map((end) => end[0])), Math.max(0, ...ends.map((end) => end[1]))];
   const margin = 0.08 * (high - low) || 1;
   const y = (value) => PLOT.bottom - ((value - low + margin) / (high - low + 2 * margin)) * (PLOT.bottom - PLOT.top);
   return { y, low, high };
@@ -93,7 +108,7 @@ function drawCurve(page, field, { y, low, high }) {
   };
 }
 
-const showTick = (field, x) => (field.term.unit === "date" ? writeDate(Math.round(x)) : showNumber(x));
+const showTick = (field, x) => (field.term.unit === "date" ? writeDate(Math.round(x)) : showNumber(tidy(field, x)));
 
 function drawAxis(y, low, high) {
   const label = (value) =>

@@ -113,10 +113,11 @@ function withSlider(field, id, enter, input, showInput) {
 }
 
 // A value of the slider, as round as its steps allow, and never outside the range.
-function roundValue({ term, step, whole }, x) {
+function roundValue(field, x) {
+  const { term, step, whole } = field;
   const size = whole ? 1 : term.warp ? Math.max(step, 10 ** Math.floor(Math.log10(Math.abs(x) || 1) - 2)) : step;
   const rounded = trim(Math.round(x / size) * size);
-  return Math.min(Math.max(rounded, term.range[0]), term.range[1]);
+  return tidy(field, Math.min(Math.max(rounded, term.range[0]), term.range[1]));
 }
 
 function drawHistogram(shares) {

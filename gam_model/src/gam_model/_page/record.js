@@ -67,7 +67,7 @@ function drawRecord(page, row) {
     [page.words.outcome, showMean(page, result.mean)],
   ];
   if (page.errors && Number.isFinite(result.mean)) {
-    facts.push([say("interval"), say("fromTo", findEnds(page, row, result))]);
+    facts.push([say("interval"), say("fromTo", findInterval(page, row, result))]);
   }
   if (Number.isFinite(page.threshold) && Number.isFinite(result.mean)) {
     facts.push([say("threshold"), showMean(page, page.threshold)]);

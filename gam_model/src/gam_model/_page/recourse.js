@@ -158,11 +158,12 @@ function findGain(term, x, sign, rule) {
 function listExtremes(term, x, { change, step, whole }) {
   const points = term.turns.map(term.offScale);
   const [low, high] = term.range;
+  const slack = 1e-9 * step; // a feature's own scale rounds
   const values = whole
     ? points.flatMap((point) => [Math.floor(point / step) * step, Math.ceil(point / step) * step])
     : points;
   return values.filter(
     (value) =>
-      value >= low && value <= high && (change === "any" || (change === "up" ? value > x : value < x))
+      value >= low - slack && value <= high + slack && (change === "any" || (change === "up" ? value > x : value < x))
   );
 }

@@ -115,8 +115,16 @@ function showDate(days) {
   return findFormat(Intl.DateTimeFormat, { ...options, timeZone: "UTC" }).format(moment);
 }
 
-const showRange = (field) =>
-  say("range", { low: showValue(field, field.term.range[0]), high: showValue(field, field.term.range[1]) });
+const showRange = (field) => {
+  const [low, high] = field.term.range.map((x) => showValue(field, tidy(field, x)));
+  return say("range", { low, high });
+};
+
+// A value without the rounding of the feature's own scale, which may make 1e-12 of 0.
+function tidy({ term, whole }, x) {
+  if (whole) return Math.round(x);
+  return Math.abs(x) < 1e-9 * (term.range[1] - term.range[0]) ? 0 : trim(x);
+}
 
 // Whether a value is outside the training range, but for the rounding of 32-bit numbers.
 function isOutside(term, x) {
