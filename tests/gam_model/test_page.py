@@ -1041,3 +1041,36 @@ def test_zero_stays_zero_on_a_scale_of_its_own(visit, tmp_path):
     page.keyboard.press("Home")
     assert page.input_value("#field-0") == "0"
     assert page.locator("#curves svg text", has_text=re.compile("^0$")).count() > 0
+
+
+def test_an_empty_field_is_no_case_and_enter_sends_nothing(visit, tmp_path, gauss3):
+    X, y = gauss3
+    write_page(GAMRegressor().fit(X, y), tmp_path / "page.html", X)
+    page = visit((tmp_path / "page.html").as_uri())
+    url, mean = page.url, page.inner_text("#mean")
+    value = page.input_value("#field-0")
+    page.fill("#field-0", "")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.input_value("#field-0") == value
+    assert (page.url, page.inner_text("#mean")) == (url, mean)
+
+
+@pytest.mark.parametrize("n_levels", [80, 600])
+def test_intervals_with_many_levels(n_levels, visit, tmp_path):
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"x": rng.uniform(size=2000)})
+    X["level"] = [f"level {code}" for code in rng.integers(n_levels, size=2000)]
+    X["level"] = X["level"].astype("category")
+    gam = GAMRegressor(df=8).fit(X, X["x"] + rng.normal(scale=0.1, size=2000))
+    write_page(gam, tmp_path / "page.html", X)
+    page = visit((tmp_path / "page.html").as_uri())
+    if n_levels > 500:  # too large for the page, which does not offer them then
+        assert not page.is_visible("#interval")
+        return
+    rows = gam._validate(X)[:200]
+    rows[:20, 1] = -1
+    errors = page.evaluate(
+        "(text) => JSON.parse(text).map((row) => app.errors.ofRow(row))", as_json(rows)
+    )
+    np.testing.assert_allclose(errors, np.sqrt(gam._posterior.variance(rows)), rtol=2e-3)

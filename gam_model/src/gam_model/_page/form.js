@@ -7,6 +7,7 @@ const STEPS = 1000; // of a slider
 // Build the form; change(feature, x) is called whenever somebody enters a value. Returns a function
 // that shows a row in it.
 function buildForm(page, change) {
+  find("form").addEventListener("submit", (event) => event.preventDefault()); // on Enter
   const shows = page.fields.map((field, i) => {
     const id = `field-${i}`;
     const enter = (x) => change(field.term.feature, x);
@@ -55,8 +56,11 @@ function makeNumber(field, id, enter) {
     type: "number",
     step: "any",
     oninput: () => input.value !== "" && enter(Number(input.value)),
+    onblur: () => show(shown), // an empty field is no case
   });
+  let shown = NaN;
   const show = (x) => {
+    shown = x;
     if (document.activeElement !== input || Number(input.value) !== x) input.value = Number.isNaN(x) ? "" : trim(x);
   };
   return withSlider(field, id, enter, input, show);
@@ -69,10 +73,13 @@ function makeDate(field, id, enter) {
     type: whole ? "date" : "datetime-local",
     step: whole ? null : 1,
     oninput: () => input.value && enter(readIso(whole ? input.value : input.value.padEnd(19, ":00"), "date")),
+    onblur: () => show(shown),
   });
+  let shown = NaN;
   const show = (x) => {
+    shown = x;
     const text = Number.isNaN(x) ? "" : writeDate(x);
-    input.value = whole ? text.slice(0, 10) : text.replace("Z", "").padEnd(11, "T").padEnd(19, "00:00:00".slice(0, 8));
+    input.value = whole ? text.slice(0, 10) : text.replace("Z", "").padEnd(11, "T").padEnd(19, "00:00:00");
   };
   return withSlider(field, id, enter, input, show);
 }
