@@ -272,7 +272,17 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
 
     joblib.dump(estimator, job.model_dir / "model.joblib")
     if isinstance(model, Gam):
+        from gam_model.page import write_page
+
         model.terms.save(job.model_dir / "terms.json")
+        write_page(
+            estimator,
+            job.data_dir / "page.html",
+            pandas.DataFrame(X, columns=features),
+            title=f"Credit score: {arguments.target}",
+            outcome=f"Probability of {arguments.target}",
+            good="low",
+        )
     else:
         model.explainer.save(job.model_dir / "explainer.npz")
     job.write_description(

@@ -3,13 +3,14 @@
 Training reads the channel ``train`` (and ``test``, if there is one), in memory or, where it is
 large, chunk by chunk. It writes gam.json, which serving reads; model.json, which says what is in
 it; model.joblib, the estimator with its standard errors, for a notebook; and, as output data,
-report.html. Serving is the four hooks of SageMaker's scikit-learn contract, so the same file runs
-under this project's server and under AWS's.
+report.html and page.html, which answers in a browser. Serving is the four hooks of SageMaker's
+scikit-learn contract, so the same file runs under this project's server and under AWS's.
 """
 
 import argparse
 import functools
 import itertools
+import json
 import os
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
@@ -148,6 +149,22 @@ def number_or_auto(text: str) -> float | str:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'auto'") from None
 
 
+def read_words(job: Job) -> dict[str, Any]:
+    """Read what page.html is to say: the one JSON file of the channel page, if there is one."""
+    if "page" not in job.channels:
+        return {}
+    files = sorted(job.channels["page"].rglob("*.json"))
+    if len(files) != 1:
+        raise JobError(f"channel 'page' must hold one JSON file, it holds {len(files)}")
+    try:
+        words = json.loads(files[0].read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise JobError(f"channel 'page': {files[0].name} is not JSON: {error}") from None
+    if not isinstance(words, dict):
+        raise JobError(f"channel 'page': {files[0].name} must hold a JSON object")
+    return words
+
+
 class Rows:
     """The rows of a channel, passed over as often as asked: features and target.
 
@@ -206,8 +223,10 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
 
 def _train(job: Job, arguments: argparse.Namespace, checks: Checks) -> None:
     from gam_model import GAMRegressor
+    from gam_model.page import write_page
     from gam_model.report import write_report
 
+    words = read_words(job)
     rows = open_rows(job, "train", arguments.train_file, arguments)
     target = rows.target = learn(rows, arguments)
     if target.remark:
@@ -253,6 +272,14 @@ def _train(job: Job, arguments: argparse.Namespace, checks: Checks) -> None:
     checks.add(*check_terms(model, read(table, model)[:_CHECKED]))
     checks.add(*check_scores(scores["train"], scores.get("test")))
 
+    outcome = target.label
+    if target.classes:
+        outcome = f"Probability of {target.label} = {target.show(target.classes[1])}"
+    words = {"title": target.label, "outcome": outcome} | words
+    try:
+        write_page(regressor, job.data_dir / "page.html", X, **words)
+    except (TypeError, ValueError) as error:
+        raise JobError(f"channel 'page': {error}") from None
     model.save(job.model_dir / "gam.json")
     joblib.dump(regressor, job.model_dir / "model.joblib")
     described = describe(regressor, metrics) | {"checks": checks.findings}
@@ -274,6 +301,7 @@ def _train(job: Job, arguments: argparse.Namespace, checks: Checks) -> None:
             checks=checks.findings,
             X=X,
             y=y,
+            page="page.html",
         )
 
 

@@ -324,3 +324,70 @@ def shap():
                 pytest.fail("shap is not installed")
             pytest.skip("shap is not installed")
     return shap
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Real Chromium, Debian's, driven by Playwright; closed with the module, as is its loop."""
+    found = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+    if found is None:
+        if os.environ.get("REQUIRE_BROWSER") == "1":
+            pytest.fail("chromium is not installed")
+        pytest.skip("chromium is not installed")
+    from playwright.sync_api import sync_playwright
+
+    # Chromium has no sandbox for root.
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Open a page; it fails the test if it asks the network for anything, or reports an error."""
+    contexts = []
+
+    def open_page(url, *, width=1280, locale="en-US", wanted=()):
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, locale=locale, timezone_id="UTC"
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.problems = []
+        page.on("pageerror", lambda error: page.problems.append(str(error)))
+        page.on("console", lambda line: page.problems.append(line.text))
+        # A blob is a file that the page itself offers for saving.
+        own = (url.split("#")[0], "blob:", *wanted)
+        page.on(
+            "request",
+            lambda request: request.url.startswith(own) or page.problems.append(request.url),
+        )
+        page.goto(url)
+        return page
+
+    yield open_page
+    for context in contexts:
+        assert [problem for page in context.pages for problem in page.problems] == []
+        context.close()
+
+
+@pytest.fixture(scope="session")
+def find_violations():
+    """Run axe-core on a page, in both colour schemes; the same as a screen reader's user would."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    def find(page):
+        found = []
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            result = Axe().run(page)
+            found += [
+                (scheme, each["id"], node["html"])
+                for each in result.response["violations"]
+                for node in each["nodes"]
+            ]
+        return found
+
+    return find

@@ -101,6 +101,16 @@ def logit(p):
     return np.log(p / (1 - p))
 
 
+def test_the_gam_has_a_page(jobs, tables, visit):
+    job = jobs["gam"]
+    page = visit((job.base / "output" / "data" / "page.html").as_uri())
+    model = credit_logic.model_fn(str(job.model_dir))
+    prediction = model.answer(np.array([page.evaluate("() => app.row")])).prediction[0]
+    assert page.inner_text("#mean") == f"{100 * prediction:.3g}%"
+    assert page.inner_text("#outcome") == f"Probability of {TARGET}"
+    assert "counts most against" in page.inner_text("#codes")
+
+
 # ---------------------------------------------------------------- on the shared data
 
 

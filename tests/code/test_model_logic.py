@@ -522,6 +522,42 @@ def test_nothing_is_to_be_checked_where_all_is_well(run, tmp_path):
     assert "Check this" not in (tmp_path / "output" / "data" / "report.html").read_text()
 
 
+def test_the_page_says_what_its_channel_asks_for(training_job, visit):
+    page = {"outcome": "Wage", "features": {"job": {"label": "Profession"}}, "threshold": 5}
+    job = training_job(
+        {"train/t.csv": workers().to_csv(index=False), "page/words.json": json.dumps(page)},
+        {"target": "pay"},
+    ).run_program()
+    assert job.exit_code == 0, job.log
+    opened = visit((job.base / "output" / "data" / "page.html").as_uri())
+    assert opened.inner_text("h1") == "pay"
+    assert opened.inner_text("#outcome") == "Wage"
+    assert opened.get_by_label("Profession").first.input_value() in "012"
+    model = model_logic.model_fn(str(job.model_dir))
+    row = opened.evaluate("() => app.row")
+    assert opened.inner_text("#mean") == f"{model.predict([row])[0]:.4g}"
+    assert opened.evaluate("() => document.querySelectorAll('.histogram').length") > 0
+
+
+@pytest.mark.parametrize(
+    ("page", "failure"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "must hold a JSON object"),
+        ('{"titel": "x"}', "have the key 'titel'; known are title"),
+        ('{"path": "x"}', "channel 'page'"),
+    ],
+)
+def test_what_the_page_cannot_say_fails_the_job(training_job, page, failure):
+    job = training_job(
+        {"train/t.csv": workers().to_csv(index=False), "page/words.json": page}, {"target": "pay"}
+    ).run_program()
+    assert job.exit_code != 0
+    assert failure in job.failure
+    assert "\n" not in job.failure
+    assert not list(job.model_dir.iterdir())
+
+
 def test_what_is_to_be_checked_is_said_in_log_model_and_report(run, tmp_path, monkeypatch):
     monkeypatch.setenv("TRAINING_JOB_NAME", "credit-2026")
     rng = np.random.default_rng(0)

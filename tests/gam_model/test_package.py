@@ -88,7 +88,9 @@ def test_wheel_works_in_an_empty_environment(tmp_path):
     run(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", "dist", source, cwd=tmp_path)
     (wheel,) = (tmp_path / "dist").iterdir()
     assert wheel.name == f"gam_model-{gam_model.__version__}-py3-none-any.whl"
-    modules = {f"gam_model/{path.name}" for path in (PROJECT / "src/gam_model").glob("*.py")}
+    sources = (PROJECT / "src").rglob("gam_model/**/*.*")
+    files = {path.relative_to(PROJECT / "src").as_posix() for path in sources}
+    modules = {name for name in files if "__pycache__" not in name}
     with zipfile.ZipFile(wheel) as archive:
         assert {name for name in archive.namelist() if ".dist-info/" not in name} == modules
 

@@ -10,6 +10,7 @@ import pytest
 from sklearn.exceptions import NotFittedError
 
 from gam_model import GAMClassifier, GAMRegressor
+from gam_model.page import write_page
 from gam_model.report import write_report
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -88,7 +89,8 @@ def page(gam, table, tmp_path_factory):
 
 
 def test_needs_nothing_else(page):
-    assert "http" not in page.source
+    assert not re.search("https?:", page.source)
+    assert "default-src 'none'" in page.source
     assert not {"script", "link", "img", "iframe"} & set(page.tags)
     references = [
         value for name, value in page.attributes if name in ("href", "xlink:href", "src")
@@ -254,3 +256,20 @@ def test_years_are_not_split(tmp_path):
     page = Page(tmp_path / "report.html")
     assert ["x0", "1990 to 2029", "none; 0.0 % of the rows given"] in page.tables
     assert ["x1", "0 to 123,456", "none; 0.0 % of the rows given"] in page.tables
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_everybody_can_read_it_and_go_on_to_the_page(
+    gam, table, tmp_path, visit, find_violations, width
+):
+    X, y = table
+    path = tmp_path / "report.html"
+    metrics = {"train": {"r2": 0.5}, "test": {"r2": 0.4}}
+    write_report(path, gam, X=X, y=y, metrics=metrics, checks=["One."], page="my page.html")
+    write_page(gam, tmp_path / "my page.html", X, title="The page")
+    opened = visit(path.as_uri(), width=width, wanted=[tmp_path.as_uri()])
+    assert "500 rows" in opened.inner_text("p.summary")
+    assert opened.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+    assert find_violations(opened) == []
+    opened.get_by_role("link").click()
+    assert opened.inner_text("h1") == "The page"

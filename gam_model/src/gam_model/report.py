@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
@@ -37,6 +38,11 @@ from gam_model.plots import plot_diagnostics
 
 __all__ = ["write_report"]
 
+# It runs no script and loads nothing; pictures have styles of their own.
+_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+    "form-action 'none'"
+)
 _LISTED = 15  # levels of one feature
 _COLORS = {
     BLUE: "var(--blue)",
@@ -46,16 +52,21 @@ _COLORS = {
     INK: "currentColor",
 }
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1b1b1b; --paper: #fff; --line: #ddd;
-  --blue: #0072b2; --orange: #d55e00; --grey: #6b6b6b; --pale: #c4c4c4; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e6e6; --paper: #16181b; --line: #3a3d42;
-  --blue: #56b4e9; --orange: #f0894d; --grey: #a0a0a0; --pale: #4d5157; }
+:root { color-scheme: light dark; --ink: #1b1b1b; --paper: #fff; --line: #d5d8dc;
+  --card: #f6f7f8; --blue: #0072b2; --orange: #b84a00; --grey: #595959; --pale: #b9bec4; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e9e9e9; --paper: #16181b; --line: #43474d;
+  --card: #1f2226; --blue: #56b4e9; --orange: #f0894d; --grey: #b3b7bc; --pale: #5b6067; }
   svg image { filter: brightness(1.7); } }
 body { margin: 2rem auto; max-width: 72rem; padding: 0 1.25rem; background: var(--paper);
   color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0; }
 h2 { font-size: 1.15rem; margin: 2.5rem 0 .5rem; }
+section { background: var(--card); border: 1px solid var(--line); border-radius: .5rem;
+  padding: 1rem; margin: 1rem 0; }
+section h2 { margin-top: 0; }
+a { color: var(--blue); }
 p { margin: .25rem 0 1rem; max-width: 46rem; }
+p.summary { color: inherit; font-size: 1.05rem; margin-top: 1rem; }
 aside { border: 2px solid var(--orange); padding: .5rem 1.25rem; margin: 1.5rem 0;
   break-inside: avoid; }
 aside h2 { margin: 0; }
@@ -89,7 +100,8 @@ svg text { fill: currentColor; font-family: system-ui, sans-serif !important; }
 footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .75rem; }
 tr { break-inside: avoid; }
 h2 { break-after: avoid; }
-@media print { body { margin: 0; max-width: none; font-size: 10pt; } }
+@media print { body { margin: 0; max-width: none; font-size: 10pt; }
+  section { border: 0; padding: 0; } }
 """
 
 
@@ -106,6 +118,7 @@ def write_report(
     about=None,
     checks=(),
     offset=None,
+    page=None,
 ):
     """
     Write a report of a fitted estimator and its fit as one HTML file.
@@ -136,6 +149,8 @@ def write_report(
         What should be looked at before the model is trusted; shown first.
     offset : float or array-like of shape (n_samples,), optional
         The rows', as in the estimator's `predict`; to be given with `y` if `fit` had one.
+    page : str, optional
+        Where `write_page` wrote the model's page, to link to: a path relative to the report's.
 
     Raises
     ------
@@ -188,22 +203,30 @@ def write_report(
         parts.insert(0, _describe_metrics(metrics))
     if about:
         parts.insert(0, _list(about))
+    parts.insert(0, f'<p class="summary">{_escape(_summarize(estimator))}</p>\n')
     if checks:
         items = "".join(f"<li>{_escape(check)}</li>\n" for check in checks)
         parts.insert(0, f"<aside>\n<h2>Check this</h2>\n<ol>\n{items}</ol>\n</aside>\n")
+    link = (
+        "" if page is None else _link(page, "Ask the model: answers, what if, and what to change")
+    )
     family = f"{estimator._family}, link {estimator.terms_.link}"
     page = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
 <title>{_escape(title)}</title>
 <style>{_STYLE}</style>
 </head>
 <body>
 <header><h1>{_escape(title)}</h1>
-{_say(f"{kind} · {family} · {number(float(estimator.statistics_.n_rows))} rows · {date}")}</header>
+{_say(f"{kind} · {family} · {number(float(estimator.statistics_.n_rows))} rows · {date}")}
+{link}</header>
+<main>
 {"".join(parts)}
+</main>
 <footer>{_escape(" · ".join(_versions()))}</footer>
 </body>
 </html>
@@ -218,6 +241,19 @@ _DIAGNOSTICS = (
 
 
 # ---------------------------------------------------------------- sections
+
+
+def _summarize(estimator):
+    """Say in plain words what the model knows, for readers who go no further."""
+    statistics, terms = estimator.statistics_, estimator.terms_.terms
+    ranked = sorted(terms, key=lambda term: -estimator.feature_importances_[term.feature])
+    named = ", ".join(term.name for term in ranked[:3])
+    most = f" What matters most, on average: {named}." if named else ""
+    return (
+        f"The model learnt from {number(float(statistics.n_rows))} rows, and explains "
+        f"{100 * statistics.explained:.0f} % of what varies among them (deviance). Each answer is "
+        f"an average plus one effect for each of {len(terms)} features.{most}"
+    )
 
 
 def _describe_metrics(metrics):
@@ -354,6 +390,10 @@ def _say(text):
     return f"<p>{_escape(text)}</p>\n"
 
 
+def _link(path, text):
+    return f'<p><a href="{quote(path)}">{_escape(text)}</a></p>\n'
+
+
 def _section(title, content):
     return f"<section>\n<h2>{title}</h2>\n{content}\n</section>\n"
 
@@ -369,7 +409,7 @@ def _list(pairs, kind=""):
 def _table(heads, lines, right=()):
     kinds = [' class="number"' if k in right else "" for k in range(len(heads))]
     head = "".join(
-        f'<th scope="col"{kind}>{_escape(cell)}</th>'
+        f'<th scope="col"{kind}>{_escape(cell)}</th>' if cell else f"<td{kind}></td>"
         for kind, cell in zip(kinds, heads, strict=True)
     )
     body = ""
@@ -379,7 +419,8 @@ def _table(heads, lines, right=()):
         )
         body += f'<tr><th scope="row">{_escape(name)}</th>{row}</tr>\n'
     return (
-        f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{_escape(heads[0])}">'
+        f"<table>\n<thead><tr>{head}</tr></thead>\n"
         f"<tbody>\n{body}</tbody>\n</table></div>\n"
     )
 

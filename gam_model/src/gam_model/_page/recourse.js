@@ -1,0 +1,169 @@
+// What would have to change: the smallest changes that take an answer across a threshold.
+//
+// Contributions add up, so a change of one feature is enough exactly where its own curve reaches
+// what the others leave to be done; where that is, is found by inverting the curve.
+
+"use strict";
+
+// Find them for one row.
+//
+// crosses(row) says whether a row is on the other side; goals are the intervals of eta that lie
+// there (see findGoals); rules[feature] is {change: "any", "up", "down" or "never", step, whole},
+// where step is the unit in which values are shown and whole says that no others exist.
+// Returns {alone: [change, ...], together: [change, ...]}, each {term, from, to}; together is the
+// smallest set where none alone is enough, and empty where all of them are not.
+function findRecourse(model, row, crosses, goals, rules) {
+  const now = answer(model, row);
+  const free = model.terms.filter((term) => isFree(term, row[term.feature], rules[term.feature]));
+  const alone = [];
+  for (const term of free) {
+    const rest = now.eta - now.contributions[term.feature];
+    const spans = goals.map(([low, high]) => [low - rest, high - rest]);
+    const accept = (to) => crosses(replace(row, term.feature, to));
+    const to = findNearest(term, row[term.feature], spans, rules[term.feature], accept);
+    if (to !== null) alone.push({ term, from: row[term.feature], to });
+  }
+  if (alone.length) return { alone, together: [] };
+  const sets = goals.map((goal) => findSet(row, now, goal, free, rules, crosses));
+  const [together] = sets.filter((set) => set.length).sort((a, b) => a.length - b.length);
+  return { alone, together: together || [] };
+}
+
+// Intervals of eta in which the mean is at or above a threshold, or else below it; none where the
+// link has no such mean.
+function findGoals(link, threshold, above) {
+  const edge = link.forward(threshold);
+  if (!Number.isFinite(edge) || (link.name === "sqrt" && threshold < 0)) return [];
+  const [low, high] = link.domain;
+  if (link.turns) return above ? [[edge, high], [low, -edge]] : [[-edge, edge]];
+  return above !== Boolean(link.falls) ? [[edge, high]] : [[low, edge]];
+}
+
+function isFree(term, x, rule) {
+  if (rule.change === "never") return false;
+  if (term.kind === "levels") return rule.change === "any" || x >= 0;
+  return !Number.isNaN(x); // from a missing number no change is small or large
+}
+
+function replace(row, feature, x) {
+  const changed = row.slice();
+  changed[feature] = x;
+  return changed;
+}
+
+// The level of least effect, or the value nearest to x, whose contribution is in one of the spans.
+function findNearest(term, x, spans, rule, accept) {
+  if (term.kind === "levels") {
+    const now = term.at(x);
+    const codes = listCodes(term, x, rule.change).filter((code) => accept(code));
+    codes.sort((a, b) => Math.abs(term.at(a) - now) - Math.abs(term.at(b) - now));
+    return codes.length ? codes[0] : null;
+  }
+  let best = null;
+  for (const [low, high] of spans) {
+    for (const [start, end] of listSpans(term, low, high)) {
+      for (const [from, to] of cutSpan(start, end, x, rule.change)) {
+        const found = pickValue(from, to, x, rule, accept);
+        if (found !== null && (best === null || Math.abs(found - x) < Math.abs(best - x))) best = found;
+      }
+    }
+  }
+  return best;
+}
+
+const listCodes = (term, x, change) =>
+  term.levels
+    .map((_, code) => code)
+    .filter((code) => (change === "any" ? code !== x : change === "up" ? code > x : code < x));
+
+// Intervals of the feature, in its own units and its training range, where low <= f <= high.
+function listSpans(term, low, high) {
+  const spans = [];
+  for (let i = 0; i + 1 < term.turns.length; i++) {
+    let [a, b] = [term.turns[i], term.turns[i + 1]];
+    const rises = term.value(b) >= term.value(a);
+    if (!rises) [a, b] = [b, a]; // so that f rises from a to b
+    if (term.value(b) < low || term.value(a) > high) continue;
+    const start = term.value(a) >= low ? a : bisect((t) => term.value(t) >= low, b, a);
+    const end = term.value(b) <= high ? b : bisect((t) => term.value(t) <= high, a, b);
+    const ends = [term.offScale(start), term.offScale(end)];
+    spans.push(rises ? ends : ends.reverse());
+  }
+  return spans;
+}
+
+// The parts of an interval to which x may move: below it, and above it.
+function cutSpan(start, end, x, change) {
+  const parts = [];
+  if (change !== "up" && start < x) parts.push([start, Math.min(end, x)]);
+  if (change !== "down" && end > x) parts.push([Math.max(start, x), end]);
+  return parts;
+}
+
+// The value of an interval on one side of x that is nearest to x: in steps, where that is possible.
+function pickValue(from, to, x, rule, accept) {
+  const up = from >= x;
+  const near = up ? from : to;
+  const steps = near / rule.step;
+  const stepped = trim((up ? Math.ceil(steps - 1e-9) : Math.floor(steps + 1e-9)) * rule.step);
+  const next = trim(stepped + (up ? rule.step : -rule.step));
+  const nudged = near + (near - x) * 1e-9;
+  for (const value of rule.whole ? [stepped, next] : [stepped, next, near, nudged]) {
+    const inside = from - rule.step * 1e-9 <= value && value <= to + rule.step * 1e-9;
+    if (value !== x && inside && accept(value)) return value;
+  }
+  return null;
+}
+
+// 0.30000000000000004 is 0.3.
+const trim = (value) => Number(value.toPrecision(12));
+
+// The fewest features that together cross: those of the greatest gains, each of which gives its
+// share of what is needed, so that none has to go further than necessary.
+function findSet(row, now, [low, high], free, rules, crosses) {
+  const sign = now.eta < low ? 1 : -1;
+  const need = sign > 0 ? low - now.eta : now.eta - high;
+  const gains = free
+    .map((term) => ({ term, gain: findGain(term, row[term.feature], sign, rules[term.feature]) }))
+    .filter(({ gain }) => gain > 0)
+    .sort((a, b) => b.gain - a.gain);
+  let total = 0;
+  for (let n = 1; n <= gains.length; n++) {
+    total += gains[n - 1].gain;
+    if (total < need) continue;
+    let changed = row;
+    const changes = [];
+    for (const { term, gain } of gains.slice(0, n)) {
+      const x = row[term.feature];
+      const share = Math.min(gain, gain * (need / total) * (1 + 1e-12));
+      const enough = now.contributions[term.feature] + sign * share;
+      const span = sign > 0 ? [enough, Infinity] : [-Infinity, enough];
+      const accept = (value) => sign * (term.at(value) - enough) >= -1e-12 * Math.abs(enough);
+      const to = findNearest(term, x, [span], rules[term.feature], accept);
+      if (to === null) break;
+      changes.push({ term, from: x, to });
+      changed = replace(changed, term.feature, to);
+    }
+    if (changes.length === n && crosses(changed)) return changes;
+  }
+  return [];
+}
+
+// The most that a feature may add, or take away where sign is -1.
+function findGain(term, x, sign, rule) {
+  const values = term.kind === "levels" ? listCodes(term, x, rule.change) : listExtremes(term, x, rule);
+  return Math.max(0, ...values.map((value) => sign * (term.at(value) - term.at(x))));
+}
+
+function listExtremes(term, x, { change, step, whole }) {
+  const points = term.turns.map(term.offScale);
+  const [low, high] = term.range;
+  const slack = 1e-9 * step; // a feature's own scale rounds
+  const values = whole
+    ? points.flatMap((point) => [Math.floor(point / step) * step, Math.ceil(point / step) * step])
+    : points;
+  return values.filter(
+    (value) =>
+      value >= low - slack && value <= high + slack && (change === "any" || (change === "up" ? value > x : value < x))
+  );
+}

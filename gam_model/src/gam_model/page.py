@@ -1,0 +1,287 @@
+"""A page for the people who decide: a model in one HTML file that answers without Python."""
+
+import base64
+import hashlib
+import json
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from gam_model import __version__
+from gam_model._basis import SplineBasis
+from gam_model._families import LINKS
+from gam_model._terms import AdditiveModel, LevelTerm
+
+__all__ = ["write_page"]
+
+_FOLDER = Path(__file__).with_name("_page")
+# In this order, as one script: each file uses only those before it when it is loaded.
+_SCRIPTS = ("model", "dates", "recourse", "rows", "view", "form", "reasons", "curves", "changes")
+_SCRIPTS += ("table", "record", "app")
+_LANGUAGES = ("en", "de")
+_BINS = 24
+_MOST_COEFS = 500  # beyond it, the covariance would be larger than all the rest
+_WORDS = {
+    "title": str,
+    "about": str,
+    "outcome": str,
+    "unit": str,
+    "good": ("high", "low"),
+    "threshold": float,
+    "labels": list,
+    "language": _LANGUAGES,
+    "features": dict,
+}
+_FEATURE_WORDS = {
+    "label": str,
+    "description": str,
+    "unit": str,
+    "change": ("any", "up", "down", "never"),
+    "reason": str,
+    "levels": dict,
+}
+
+
+def write_page(model, path, X=None, **words):
+    """
+    Write a page that answers, explains and compares cases, as one HTML file.
+
+    Parameters
+    ----------
+    model : GAMRegressor, GAMClassifier, AdditiveModel, str or Path
+        A fitted estimator; or a frozen model, or the file that it was saved to, which knows no
+        intervals.
+    path : str or Path
+        The file to write.
+    X : array-like of shape (n_samples, n_features), optional
+        Training rows, or a sample of them, whose histograms and medians the page shows; as the
+        estimator's `fit` reads them, or numbers as the frozen model does. No row is in the page.
+    **words
+        What the page says, all of it optional:
+
+        - title, about : what it is called, and what it is for
+        - outcome, unit : name and unit of the answer
+        - good : "high" or "low", which answers are good for the person; the page then gives the
+          reasons that count against the person
+        - threshold : the mean response from which on the decision is another, with
+          labels : its two names, below the threshold and from it on
+        - language : "en" or "de", to begin with
+        - features : a dict by name of what the page says of a feature, a dict with the keys label,
+          description, unit, levels (a dict of labels), reason (a sentence for letters, in which
+          {value} stands for the value), and change, "any", "up", "down" or "never": how
+          people may change it
+
+    Raises
+    ------
+    ValueError
+        If the words are not these, name a feature that the model does not have, or the threshold
+        is none that the response can cross.
+
+    Notes
+    -----
+    The file holds all that it needs, refers to nothing outside itself and sends nothing. The hash
+    that it names is the SHA-256 of the model's file as `AdditiveModel.save` writes it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from gam_model import GAMRegressor
+    >>> x = np.linspace(0, 6, 50)
+    >>> path = Path(tempfile.mkdtemp(), "page.html")
+    >>> write_page(GAMRegressor().fit(x[:, None], np.sin(x)), path, title="Sine")
+    >>> "<script" in path.read_text(encoding="utf-8")
+    True
+    """
+    frozen, text, estimator = _read_model(model)
+    words = _check_words(words, frozen)
+    rows = None
+    if X is not None:
+        rows = frozen._as_rows(X) if estimator is None else estimator._validate(X)
+    content = {
+        "model": json.loads(text),
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "library": f"gam_model {__version__}",
+        "words": words,
+        "data": _describe_data(frozen, rows),
+        "errors": None if estimator is None else _describe_errors(estimator),
+        "texts": {name: json.loads(_load(f"{name}.json")) for name in _LANGUAGES},
+    }
+    Path(path).write_text(_assemble(content), encoding="utf-8")
+
+
+def _read_model(model):
+    """Return the frozen model, its file's text, and the estimator, if there is one."""
+    if isinstance(model, (str, Path)):
+        return AdditiveModel.load(model), Path(model).read_bytes().decode(), None
+    frozen = model if isinstance(model, AdditiveModel) else getattr(model, "terms_", None)
+    if not isinstance(frozen, AdditiveModel):
+        raise ValueError(
+            f"{type(model).__name__} is not a model that a page can show; give a fitted "
+            "GAMRegressor or GAMClassifier, an AdditiveModel, or the file that it was saved to"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "gam.json")
+        frozen.save(file)
+        text = file.read_bytes().decode()
+    return frozen, text, None if frozen is model else model
+
+
+# ---------------------------------------------------------------- words
+
+
+def _check_words(words, model):
+    words = {key: value for key, value in words.items() if value is not None}
+    _check_keys("the page's words", words, _WORDS)
+    for name, said in words.get("features", {}).items():
+        if name not in model.features:
+            raise ValueError(
+                f"the page's words name the feature {name!r}; the model has "
+                + ", ".join(map(repr, model.features))
+            )
+        if not isinstance(said, dict):
+            raise ValueError(f"the words of feature {name!r} must be a dict, got {said!r}")
+        _check_keys(f"the words of feature {name!r}", said, _FEATURE_WORDS)
+        known = set(map(str, model.levels.get(name, ())))
+        unknown = [level for level in said.get("levels", {}) if str(level) not in known]
+        if unknown:
+            raise ValueError(f"feature {name!r} has no level {unknown[0]!r} to be labelled")
+    labels = words.get("labels")
+    if labels is not None and (len(labels) != 2 or not all(isinstance(x, str) for x in labels)):
+        raise ValueError(
+            "labels must be two texts, for answers below the threshold and from it on, "
+            f"got labels={labels!r}"
+        )
+    if "threshold" in words:
+        low, high = LINKS[model.link].means
+        if not low < words["threshold"] < high:
+            raise ValueError(
+                f"threshold must lie between {low:g} and {high:g}, "
+                f"got threshold={words['threshold']!r}"
+            )
+    defaults = {"title": "What the model answers", "outcome": "Answer", "language": "en"}
+    return defaults | words
+
+
+def _check_keys(what, words, known):
+    for key, value in words.items():
+        if key not in known:
+            raise ValueError(f"{what} have the key {key!r}; known are {', '.join(known)}")
+        wanted = known[key]
+        if isinstance(wanted, tuple):
+            fits, wish = value in wanted, f"one of {wanted}"
+        elif wanted is float:
+            fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+            wish = "a number"
+        elif wanted is list:
+            fits, wish = isinstance(value, (list, tuple)), "a list"
+        else:
+            fits, wish = isinstance(value, wanted), {str: "a text", dict: "a dict"}[wanted]
+        if not fits:
+            raise ValueError(f"{what}: {key} must be {wish}, got {key}={value!r}")
+
+
+# ---------------------------------------------------------------- data
+
+
+def _describe_data(model, rows):
+    """Return by feature a typical value, whether values are whole, and a histogram."""
+    described = [{"typical": 0} for _ in model.features]
+    for term in model.terms:
+        x = None if rows is None else rows[:, term.feature]
+        x = None if x is None else x[~np.isnan(x)]
+        if x is not None and not len(x):
+            x = None
+        describe = _describe_levels if isinstance(term, LevelTerm) else _describe_numbers
+        described[term.feature] = describe(term, x)
+    return described
+
+
+def _describe_levels(term, codes):
+    if codes is None:
+        return {"typical": int(np.argmin(np.abs(term.effects)))}
+    counts = np.bincount(codes[codes >= 0].astype(int), minlength=len(term.levels))
+    return {"typical": int(counts.argmax())}
+
+
+def _describe_numbers(term, x):
+    low, high = term.range
+    if x is None:
+        inner = term.knots[len(term.knots) // 2]
+        middle = float(inner if term.warp is None else term.warp.invert(inner))
+        middle = float(f"{min(max(middle, low), high):.3g}")
+        return {"typical": min(max(middle, low), high), "whole": False}
+    whole = bool((x == np.rint(x)).all())
+    # A value between two rows, rounded, so that it is no row's own.
+    median = float(np.median(x))
+    rounded = float(f"{median:.3g}")
+    typical = float(np.rint(median)) if whole else min(max(rounded, low), high)
+    scaled, ends = x, (low, high)
+    if term.warp is not None:
+        scaled, ends = term.warp(x), tuple(term.warp(np.array([low, high])))
+    counts, _ = np.histogram(np.clip(scaled, *ends), _BINS, range=ends)
+    shares = [round(float(share), 3) for share in counts / counts.sum()]
+    return {"typical": typical, "whole": whole, "histogram": shares}
+
+
+def _describe_errors(estimator):
+    """
+    Return the covariance of the intercept and of the frozen model's coefficients.
+
+    A frozen coefficient is one of the estimator's less the mean of its term, as B-splines sum to
+    one. These covariances keep their digits where those of uncentred functions would cancel.
+    """
+    posterior = estimator._posterior
+    basis, means = posterior.basis, posterior.means
+    if 1 + sum(term.size for term in basis.terms) > _MOST_COEFS:
+        return None
+    blocks = [means[None, :]]
+    for term, block in zip(basis.terms, basis.blocks, strict=True):
+        own = np.zeros((term.size, len(means)))
+        own[term.left_out :, block] = np.eye(term.size - term.left_out)
+        if (
+            isinstance(term, SplineBasis) and not term.left_out
+        ):  # constant apart from missing cells
+            own = np.concatenate([np.zeros((2, len(means))), own])
+        own[:, block] -= means[block]
+        blocks.append(own)
+    centred = np.concatenate(blocks)
+    covariance = centred @ posterior.covariance.fill() @ centred.T
+    deviations = np.sqrt(np.maximum(covariance.diagonal(), 0.0))
+    size = np.where(deviations > 0, deviations, 1.0)
+    correlations = np.clip(covariance / np.outer(size, size), -1, 1)
+    packed = np.rint(correlations[np.tril_indices(len(size), -1)] * 32767).astype("<i2")
+    return {
+        "deviations": [float(f"{deviation:.7g}") for deviation in deviations],
+        "correlations": base64.b64encode(packed.tobytes()).decode(),
+    }
+
+
+# ---------------------------------------------------------------- the file
+
+
+def _load(name):
+    return (_FOLDER / name).read_text(encoding="utf-8")
+
+
+def _assemble(content):
+    """Return the page, whose security policy allows its own script and style, by their hashes."""
+    style = _load("page.css")
+    script = "".join(_load(f"{name}.js").replace('"use strict";\n', "") for name in _SCRIPTS)
+    script = f'"use strict";\n{script}'
+    policy = (
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
+        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types"
+    )
+    # In a script, "<" could end it, or begin a comment.
+    data = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    parts = {"policy": policy, "style": style, "script": script}
+    parts["content"] = data.replace("<", "\\u003c")
+    return re.sub(
+        r"{(policy|style|content|script)}", lambda part: parts[part[1]], _load("page.html")
+    )
+
+
+def _hash(text):
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
