@@ -1,13 +1,16 @@
 """Means stay in the range of their family, estimates in their intervals, deviances keep digits."""
 
+import re
 import warnings
 from decimal import Decimal, getcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
+import gam_model
 from gam_model import AdditiveModel, GAMClassifier, GAMRegressor
 from gam_model._families import FAMILIES, LINKS
 from gam_model._terms import SmoothTerm
@@ -193,3 +196,11 @@ def test_deviances_at_the_ends():
     assert_allclose(binomial(np.zeros(3), mu), -2 * np.log1p(-mu), rtol=1e-7)
     assert_allclose(poisson(np.zeros(3), mu), 2 * mu)
     assert_allclose(poisson(np.ones(1), np.array([1e-200])), 2 * (200 * np.log(10) - 1))
+
+
+def test_only_a_family_knows_its_law():
+    """Whatever a family is asked, it answers itself: elsewhere no code compares names."""
+    sources = Path(gam_model.__file__).parent.glob("*.py")
+    asking = re.compile(r"family(\.name)? (==|!=) |_family (==|!=) ")
+    found = [path.name for path in sources if asking.search(path.read_text(encoding="utf-8"))]
+    assert found == []

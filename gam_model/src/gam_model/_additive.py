@@ -222,7 +222,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
         self._has_offset = offset = bool(totals.sample.offset.any())
         if self.solver == "statsmodels":
             plain = all(isinstance(term, SplineBasis) and not term.missing for term in basis.terms)
-            plain = plain and _is_linear(family, link)
+            plain = plain and link is family.one_step
             curved = any(term.degree > 1 for term in basis.terms) if plain else False
             if streamed or alpha is None or offset or not curved:
                 raise ValueError(
@@ -260,7 +260,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             again = self._features.settle()
 
     def _stream(self, basis, blocks, totals, family, link, smoothing, mean, in_memory):
-        linear = _is_linear(family, link)
+        linear = link is family.one_step
         centre = totals.mean if linear else 0.0  # avoids cancellation in sums of squares
         unit = totals.unit
         n_kept = totals.n_lines if in_memory else np.inf
@@ -348,7 +348,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
         self.terms_ = AdditiveModel(self.intercept_, terms, names, link.name)
 
         left = max(totals.n_rows - edf.sum(), 1.0)
-        if _is_linear(family, link):
+        if link is family.one_step:
             self.scale_ = float(normal.deviance / left)
         else:
             self.scale_ = float(family.scale or estimate_scale(normal, solution, penalty))
@@ -459,13 +459,9 @@ def _fit_constant(blocks, totals, family, link):
     """Return the intercept and the deviance of the model with offsets only."""
     rows = Rows(Basis([]), blocks, totals.n_rows, totals.weight, totals.unit)
     start = Start(np.array([link.link(np.float64(totals.mean))]), np.inf)
-    fit = fit_linear if _is_linear(family, link) else iterate
+    fit = fit_linear if link is family.one_step else iterate
     fit = fit(rows, family, link, Smoothing(family.scale), start)
     return fit.solution.coef[0], fit.normal.deviance
-
-
-def _is_linear(family, link):
-    return family.name == "gaussian" and link.name == "identity"
 
 
 def _is(kind, value):

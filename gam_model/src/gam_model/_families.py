@@ -11,6 +11,7 @@ _HUGE = np.finfo(float).max
 _TINY = 1e-200
 # Distance of a binomial mu from 0 and 1, so that weights and deviance are finite.
 _EDGE = np.finfo(float).eps
+_LEAST = np.finfo(float).tiny
 _MANY = 1e6  # counts treated as continuous, as SciPy computes their quantiles slowly
 
 
@@ -121,6 +122,8 @@ class Family:
     """
     An exponential family: how the response scatters around its mean mu.
 
+    It owns its whole law; no other module asks which family it is.
+
     Parameters
     ----------
     name : str
@@ -148,6 +151,16 @@ class Family:
     quantile : callable or None
         Quantiles of a new response, from the probabilities, mu, how uncertain mu is (its
         variance) and the scale; None where single responses are 0 or 1.
+    tails : callable or None
+        Probabilities of a response below y and above it, from y, mu and the scale; where the
+        distribution has steps, those of a point drawn from the step at y. It returns None for y
+        that are not of the distribution, such as rates; None where there are two outcomes.
+    two_outcomes : bool
+        Whether a single response is 0 or 1, so that y is a share.
+    one_step : Link or None
+        The link with which one least-squares step is the whole fit.
+    location : bool
+        Whether the deviance depends on y - mu alone, so that y may be shifted.
 
     References
     ----------
@@ -166,6 +179,45 @@ class Family:
     log_scale: Callable[[float], float]
     scale: float | None
     quantile: Callable[[np.ndarray, np.ndarray, np.ndarray, float], np.ndarray] | None
+    tails: Callable[[np.ndarray, np.ndarray, float], tuple | None] | None = None
+    two_outcomes: bool = False
+    one_step: Link | None = None
+    location: bool = False
+
+    def residuals(self, y, mu, scale):
+        """
+        Return quantile residuals, which are standard normal if the model holds.
+
+        r = Phi^-1(F(y; mu, scale)) with F the family's distribution function; deviance residuals,
+        sign(y - mu) sqrt(d / scale), where there is none.
+
+        Parameters
+        ----------
+        y, mu : ndarray of shape (n_samples,)
+            Response and its fitted mean.
+        scale : float
+            The family's scale.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Residuals, the same at each call.
+
+        References
+        ----------
+        Dunn and Smyth (1996), "Randomized quantile residuals", Journal of Computational and
+        Graphical Statistics 5(3).
+        """
+        scale = max(scale, _LEAST)  # it is 0 for an exact fit
+        if self.location:
+            return (y - mu) / np.sqrt(scale)
+        tails = self.tails(y, mu, scale) if self.tails else None
+        if tails is None:
+            deviance = np.maximum(self.unit_deviance(y, mu), 0.0)
+            return np.sign(y - mu) * np.sqrt(deviance / scale)
+        # Each tail probability is computed directly, to keep its precision.
+        low, high = (-ndtri(np.clip(tail, _LEAST, 1.0)) for tail in tails)
+        return np.where(tails[0] < tails[1], -low, high)
 
 
 # A new response varies by V(mu) scale + variance: a normal; for counts a negative binomial, for
@@ -188,6 +240,23 @@ def _count_quantile(p, mu, variance, _):
 def _gamma_quantile(p, mu, variance, scale):
     shape = 1 / (scale + variance / mu / mu)
     return mu * (gammaincinv(shape, p) / shape)
+
+
+def _count_tails(y, mu, _):
+    from scipy import stats
+
+    if not np.array_equal(y, np.floor(y)):
+        return None
+    law, u = stats.poisson(mu), np.random.default_rng(0).uniform(size=len(y))
+    step = u * law.pmf(y)
+    return law.cdf(y - 1) + step, law.sf(y - 1) - step
+
+
+def _gamma_tails(y, mu, scale):
+    from scipy import stats
+
+    law = stats.gamma(1 / scale, scale=mu * scale)
+    return law.cdf(y), law.sf(y)
 
 
 # Deviances are functions of q = y / mu, flat at q = 1, so rounding of q has no effect where y is
@@ -224,6 +293,8 @@ FAMILIES = {
             log_scale=lambda scale: -0.5 * np.log(2 * np.pi * scale),
             scale=None,
             quantile=_normal_quantile,
+            one_step=IDENTITY,
+            location=True,
         ),
         Family(
             "binomial",
@@ -238,6 +309,7 @@ FAMILIES = {
             log_scale=lambda scale: 0.0,
             scale=1.0,
             quantile=None,
+            two_outcomes=True,
         ),
         Family(
             "poisson",
@@ -252,6 +324,7 @@ FAMILIES = {
             log_scale=lambda scale: 0.0,
             scale=1.0,
             quantile=_count_quantile,
+            tails=_count_tails,
         ),
         Family(
             "gamma",
@@ -266,6 +339,7 @@ FAMILIES = {
             log_scale=lambda scale: -(1 + np.log(scale)) / scale - gammaln(1 / scale),
             scale=None,
             quantile=_gamma_quantile,
+            tails=_gamma_tails,
         ),
     )
 }

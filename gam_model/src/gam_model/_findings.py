@@ -78,7 +78,7 @@ def _find_levels(terms, totals, family, names, levels):
         rows = np.bincount(codes, sample.weight, minlength=term.size)
         total = np.bincount(codes, sample.weight * sample.y, minlength=term.size)
         without = (total == 0) & (rows * totals.mean >= _EXPECTED)
-        if family.name == "binomial":
+        if family.two_outcomes:
             without |= (total == rows) & (rows * (1 - totals.mean) >= _EXPECTED)
         for code in np.flatnonzero(without):
             level = "missing" if code >= term.n_levels else repr(levels[term.feature][code])
