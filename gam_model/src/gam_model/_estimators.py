@@ -72,6 +72,11 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         With "auto" and alpha="auto", a very unevenly distributed column, such as amounts that
         span powers of ten, is modelled on the scale arcsinh((x - center) / width) if a curve of
         that column alone fits at least as well on it. None leaves every column as it is.
+    atoms : {"auto", None}, default="auto"
+        With "auto" and alpha="auto", values of a numeric column that many rows share, such as
+        zeros, codes or round numbers, may deviate from its curve, each by an effect of its own.
+        One smoothing parameter for all of a column shrinks them; a column gets them where its
+        own values ask for them. None leaves the curve alone.
     verbose : int, default=0
         If not 0, a fit of more than five seconds prints every five seconds how far it is.
 
@@ -153,6 +158,7 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         solver="stream",
         weighting="auto",
         warp="auto",
+        atoms="auto",
         verbose=0,
     ):
         self.df = df
@@ -166,6 +172,7 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         self.solver = solver
         self.weighting = weighting
         self.warp = warp
+        self.atoms = atoms
         self.verbose = verbose
 
     def fit(self, X, y, sample_weight=None, offset=None):
@@ -292,6 +299,8 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         What `sample_weight` means, as in `GAMRegressor`.
     warp : {"auto", None}, default="auto"
         Whether a column whose values are spread very unevenly gets a scale of its own.
+    atoms : {"auto", None}, default="auto"
+        Whether values that many rows share may deviate from the curve, as in `GAMRegressor`.
     verbose : int, default=0
         Whether a long fit prints how far it is.
 
@@ -350,6 +359,7 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         categorical_features="from_dtype",
         weighting="auto",
         warp="auto",
+        atoms="auto",
         verbose=0,
     ):
         self.df = df
@@ -361,6 +371,7 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         self.categorical_features = categorical_features
         self.weighting = weighting
         self.warp = warp
+        self.atoms = atoms
         self.verbose = verbose
 
     def __sklearn_tags__(self):

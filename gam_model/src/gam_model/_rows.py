@@ -169,11 +169,12 @@ class Chunk(NamedTuple):
     """
     Some rows for the solver: the basis where it is not zero, response, weights, offsets.
 
-    columns, values and levels are those of `Basis.evaluate`.
+    columns, values, marks and levels are those of `Basis.evaluate`.
     """
 
     columns: np.ndarray
     values: np.ndarray
+    marks: np.ndarray
     levels: np.ndarray | None
     y: np.ndarray
     weight: np.ndarray
