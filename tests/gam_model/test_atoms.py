@@ -129,6 +129,16 @@ class TestFit:
         repeated = GAMRegressor().fit(np.repeat(X, counts, axis=0), np.repeat(y, counts))
         assert_allclose(weighed.predict(X), repeated.predict(X), rtol=1e-6)
 
+    def test_repeated_rows_are_not_shared_values(self):
+        """As in a bootstrap sample, or where weights are counts."""
+        rng = np.random.default_rng(5)
+        X = rng.normal(size=(500, 2))
+        y, often = X[:, 0] + rng.normal(size=500), rng.integers(1, 4, 500)
+        weighed = GAMRegressor().fit(X, y, sample_weight=often)
+        repeated = GAMRegressor().fit(np.repeat(X, often, axis=0), np.repeat(y, often))
+        for gam in (weighed, repeated):
+            assert all(term.atoms is None for term in gam.terms_.terms)
+
     def test_chunks_are_all_rows(self):
         X, y, _ = draw()
         chunks = [(X[k : k + 700], y[k : k + 700]) for k in range(0, 3000, 700)]

@@ -10,49 +10,69 @@ _SURE = 3.0  # standard deviations that mean squares of atoms exceed those of no
 _ROUNDING = 2.0**-24  # of float32, relative to the value: numbers that differ by less are the same
 
 
-def find_atoms(x, weight, n_rows):
+def repeats(x):
+    """Return whether a column, without missing cells, has some value three times."""
+    few = np.sort(x[:: 1 + len(x) // _LOOKED_AT])
+    return bool((few[2:] == few[:-2]).any())
+
+
+def find_distinct(columns):
+    """
+    Find the distinct rows, as one that is repeated says nothing new of its values.
+
+    Parameters
+    ----------
+    columns : iterable of ndarray of shape (n_samples,)
+        What makes up a row.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), bool
+        True for the first of each.
+    """
+    rng, key = np.random.default_rng(0), 0.0
+    for column in columns:
+        size = np.nanmax(abs(column), initial=0.0) or 1.0
+        key = key + np.where(np.isnan(column), 2.0, column / size) * rng.uniform(1, 2)
+    first = np.zeros(len(key), dtype=bool)
+    first[np.unique(key, return_index=True)[1]] = True
+    return first
+
+
+def find_atoms(x):
     """
     Find the values that many rows share.
 
     Parameters
     ----------
     x : ndarray of shape (n_samples,)
-        The column, without missing cells.
-    weight : ndarray of shape (n_samples,) or None
-        How often each row occurs.
-    n_rows : float
-        Number of rows of `x`, or of all where it is a sample.
+        The column in distinct rows, without missing cells.
 
     Returns
     -------
     ndarray of shape (n_atoms,)
         In ascending order: those of most rows, at most 200, and at most one for 20 rows. If they
         hold half of the rows, those of two rows and more, else those of a thousandth of the rows.
+        None if no value has three rows.
 
     Examples
     --------
-    >>> find_atoms(np.append(np.arange(1000) + 0.5, np.zeros(50)), None, 1050)
+    >>> find_atoms(np.append(np.arange(1000) + 0.5, np.zeros(50)))
     array([0.])
     """
-    few = np.sort(x[:: 1 + len(x) // _LOOKED_AT])
-    single = weight is None or weight.max() <= 1
-    if single and not (few[2:] == few[:-2]).any():  # no value comes three times
-        return np.empty(0)
-    values, which = np.unique(x, return_inverse=True)
-    counts = np.bincount(which, weight)
-    most = min(_MOST, int(n_rows / _ROWS_EACH))
-    first = np.argsort(-counts, kind="stable")[:most]
+    values, counts = np.unique(x, return_counts=True)
+    first = np.argsort(-counts, kind="stable")[: min(_MOST, len(x) // _ROWS_EACH)]
     first = first[counts[first] >= _ENOUGH]
-    if counts[first].sum() < _MOSTLY * counts.sum():  # values that are rare are coincidences
-        first = first[counts[first] >= max(_ENOUGH, _SHARE * counts.sum())]
-    if not len(first):
+    if counts[first].sum() < _MOSTLY * len(x):  # values that are rare are coincidences
+        first = first[counts[first] >= _SHARE * len(x)]
+    if not (counts[first] > _ENOUGH).any():
         return np.empty(0)
     atoms = values[np.sort(first)]
     low, high = bracket(atoms)
     return atoms[np.append(True, low[1:] > high[:-1])]
 
 
-def stand_out(marks, residuals, weight, counts, n_atoms):
+def stand_out(marks, residuals, weight, distinct, n_atoms):
     """
     Return whether the atoms of a column deviate from its curve by more than noise does.
 
@@ -67,8 +87,8 @@ def stand_out(marks, residuals, weight, counts, n_atoms):
         What the curve leaves of y.
     weight : ndarray of shape (n_samples,)
         Weights of the rows.
-    counts : ndarray of shape (n_samples,) or None
-        How often each row occurs.
+    distinct : ndarray of shape (n_samples,), bool
+        The first of rows that are the same.
     n_atoms : int
         Number of atoms.
 
@@ -82,7 +102,7 @@ def stand_out(marks, residuals, weight, counts, n_atoms):
     on = marks >= 0
     rows, total, score = (
         np.bincount(marks[on], column[on], minlength=n_atoms)
-        for column in (np.ones(len(on)) if counts is None else counts, weight, weight * residuals)
+        for column in (distinct, weight, weight * residuals)
     )
     there = total > 0
     kurtosis = max(0.0, weight @ residuals**4 / weight.sum() / scale**2 - 3)

@@ -208,6 +208,24 @@ class Basis:
         """
         return np.bincount(self.members, values[self.places], minlength=len(self.owners))
 
+    def weigh(self, weights, values):
+        """
+        Sum over the coefficients under each smoothing parameter, times its penalty on them.
+
+        Parameters
+        ----------
+        weights : ndarray of shape (n_penalties,)
+            lambda of each.
+        values : ndarray of shape (n_coef,)
+            One for each coefficient.
+
+        Returns
+        -------
+        ndarray of shape (n_penalties,)
+        """
+        sizes = self.sizes * weights[self.members] * values[self.places]
+        return np.bincount(self.members, sizes, minlength=len(self.owners))
+
     def scatter(self, weights):
         """
         Weigh each penalty on its own.
@@ -246,12 +264,12 @@ class Basis:
             Its second derivatives.
         """
         penalty, on = self.penalize(weights), self.curvature > 0
+        if len(self.places) == on.sum():  # each coefficient is under one
+            counts = self.total(np.ones(len(penalty)))
+            return float(counts @ np.log(weights)), counts, np.zeros((len(counts),) * 2)
         value = np.log(penalty[on] / self.curvature[on]).sum()
         shares = self.sizes * weights[self.members] / penalty[self.places]
         gradient = np.bincount(self.members, shares, minlength=len(self.owners))
-        hessian = np.zeros((len(gradient),) * 2)
-        if len(self.places) > on.sum():  # else each coefficient is under one
-            share = np.zeros((len(penalty), len(gradient)))
-            share[self.places, self.members] = shares
-            hessian = np.diag(gradient) - share.T @ share
-        return float(value), gradient, hessian
+        share = np.zeros((len(penalty), len(gradient)))
+        share[self.places, self.members] = shares
+        return float(value), gradient, np.diag(gradient) - share.T @ share

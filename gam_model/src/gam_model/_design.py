@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gam_model._atoms import find_atoms, stand_out
+from gam_model._atoms import find_atoms, find_distinct, repeats, stand_out
 from gam_model._basis import Basis
 from gam_model._families import FAMILIES, IDENTITY
 from gam_model._functions import LevelBasis, SplineBasis
@@ -49,7 +49,7 @@ def build_basis(totals, levels, df, degree, warped, with_atoms, family, link):
     Basis
         Without columns that are constant or entirely missing.
     """
-    terms, X = [], totals.sample.X
+    terms, X, distinct = [], totals.sample.X, None
     rest = _leave(totals, family, link) if warped or with_atoms else None
     for j in range(X.shape[1]):
         missing = bool(totals.missing[j])
@@ -67,13 +67,19 @@ def build_basis(totals, levels, df, degree, warped, with_atoms, family, link):
         for warp in warps:
             scales.append((warp, *place_knots(warp(x), df, degree, counts, warp(ends))))
         values = find_values(x, df)
-        atoms = find_atoms(x, counts, totals.n_rows) if with_atoms and values is None else ()
+        atoms = ()
+        if with_atoms and values is None and repeats(x):
+            if distinct is None:
+                distinct = find_distinct([*X.T, totals.sample.y, totals.sample.offset])
+            atoms = find_atoms(x[distinct[there]])
         best = 0
         if warps or len(atoms):
             alone = Block(x, *(column[there] for column in rest[1:]))
             fits = [_fit_alone(scale, *_condense(alone), totals.n_rows) for scale in scales]
             best = int(np.argmin([aic - _BETTER * (k > 0) for k, (aic, _) in enumerate(fits)]))
-            if len(atoms) and not _deviate(scales[best], fits[best][1], alone, counts, atoms):
+            if len(atoms) and not _deviate(
+                scales[best], fits[best][1], alone, distinct[there], atoms
+            ):
                 atoms = ()
         warp, knots, degree_here = scales[best]
         if knots is not None or missing:
@@ -126,11 +132,11 @@ def _fit_alone(scale, rows, within, n_rows):
     return n_rows * np.log(left) + 2 * edf, basis.rotate(solution.coef)
 
 
-def _deviate(scale, coef, rows, counts, atoms):
+def _deviate(scale, coef, rows, distinct, atoms):
     """Return whether atoms deviate from the curve that `_fit_alone` has found."""
     warp, knots, degree = scale
     term = SplineBasis(0, knots, degree, warp=warp, atoms=atoms)
     columns, values = term.evaluate(rows.X)
     effects = np.append(0.0, coef[1:])  # the first B-spline is left out
     fitted = coef[0] + np.einsum("ij,ij->i", effects[columns], values)
-    return stand_out(term.mark(rows.X), rows.y - fitted, rows.weight, counts, len(atoms))
+    return stand_out(term.mark(rows.X), rows.y - fitted, rows.weight, distinct, len(atoms))

@@ -210,10 +210,9 @@ def measure_reml(normal, basis, scale, weights):
     distance = penalised_square(normal, coef)
     left = max(normal.n_rows - (determined.sum() - ranks.sum()), 1.0)
     phi = scale or distance / left
-    diagonals = basis.scatter(weights)
-    bent = coef**2 @ diagonals / phi
-    held = inverse.diagonal() @ diagonals
-    pulls = coef[:, None] * diagonals
+    bent = basis.weigh(weights, coef**2) / phi
+    held = basis.weigh(weights, inverse.diagonal())
+    pulls = coef[:, None] * basis.scatter(weights)
     hessian = (
         np.diag(bent + held)
         - 2 / phi * pulls.T @ inverse.dot(pulls)
@@ -372,9 +371,9 @@ def choose_by_gcv(normal, basis, bounds, weights=None):
         edf = determined.sum() - penalty @ inverse.diagonal()
         rss, left = residual_square(normal, coef), max(normal.n_rows - edf, 1e-3)
         # With respect to log lambda_j: of the coefficients, and of edf.
-        diagonals = basis.scatter(weights)
-        turns = -inverse.dot(coef[:, None] * diagonals)
-        losses = weights * (inverse.overlap(basis) @ weights) - inverse.diagonal() @ diagonals
+        turns = -inverse.dot(coef[:, None] * basis.scatter(weights))
+        losses = weights * (inverse.overlap(basis) @ weights)
+        losses -= basis.weigh(weights, inverse.diagonal())
         pull = (normal.gram.dot(coef) - normal.moment) @ turns
         return np.log(rss) - price * np.log(left), 2 * pull / rss + price * losses / left
 
