@@ -1,7 +1,7 @@
 """Exponential families and link functions."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import expit, gammaincinv, gammaln, logit, ndtr, ndtri, xlog1py, xlogy
@@ -150,11 +150,14 @@ class Family:
         The scale where the family fixes it; None where it is estimated.
     quantile : callable or None
         Quantiles of a new response, from the probabilities, mu, how uncertain mu is (its
-        variance) and the scale; None where single responses are 0 or 1.
+        variance) and the scale; None where single responses are 0 or 1, or have no distribution.
     tails : callable or None
         Probabilities of a response below y and above it, from y, mu and the scale; where the
         distribution has steps, those of a point drawn from the step at y. It returns None for y
         that are not of the distribution, such as rates; None where there are two outcomes.
+    is_rate : bool
+        Whether y may be a rate of events, of which the weight is the number of trials, or the
+        exposure.
     two_outcomes : bool
         Whether a single response is 0 or 1, so that y is a share.
     one_step : Link or None
@@ -180,6 +183,7 @@ class Family:
     scale: float | None
     quantile: Callable[[np.ndarray, np.ndarray, np.ndarray, float], np.ndarray] | None
     tails: Callable[[np.ndarray, np.ndarray, float], tuple | None] | None = None
+    is_rate: bool = False
     two_outcomes: bool = False
     one_step: Link | None = None
     location: bool = False
@@ -259,6 +263,21 @@ def _gamma_tails(y, mu, scale):
     return law.cdf(y), law.sf(y)
 
 
+def _inverse_gaussian(mu, scale):
+    from scipy import stats
+
+    return stats.invgauss(mu * scale, scale=1 / scale)
+
+
+def _inverse_gaussian_quantile(p, mu, variance, scale):
+    return _inverse_gaussian(mu, scale + variance / mu**3).ppf(p)
+
+
+def _inverse_gaussian_tails(y, mu, scale):
+    law = _inverse_gaussian(mu, scale)
+    return law.cdf(y), law.sf(y)
+
+
 # Deviances are functions of q = y / mu, flat at q = 1, so rounding of q has no effect where y is
 # near mu, and there is no cancellation of large numbers.
 
@@ -309,6 +328,7 @@ FAMILIES = {
             log_scale=lambda scale: 0.0,
             scale=1.0,
             quantile=None,
+            is_rate=True,
             two_outcomes=True,
         ),
         Family(
@@ -325,6 +345,7 @@ FAMILIES = {
             scale=1.0,
             quantile=_count_quantile,
             tails=_count_tails,
+            is_rate=True,
         ),
         Family(
             "gamma",
@@ -341,7 +362,34 @@ FAMILIES = {
             quantile=_gamma_quantile,
             tails=_gamma_tails,
         ),
+        Family(
+            "inverse_gaussian",
+            links=(LOG,),
+            variance=lambda mu: mu**3,
+            unit_deviance=lambda y, mu: (y / mu - 1) ** 2 / y,
+            bounds=(_TINY**0.5, _TINY**-0.5),  # of which the cube is a number
+            domain="positive",
+            accepts=lambda low, high: low > 0,
+            generator=lambda y: 0.5 / y,
+            log_base=lambda y: -1.5 * np.log(y),
+            log_scale=lambda scale: -0.5 * np.log(2 * np.pi * scale),
+            scale=None,
+            quantile=_inverse_gaussian_quantile,
+            tails=_inverse_gaussian_tails,
+        ),
     )
+}
+# A mean and a variance without a distribution: no likelihood, and no quantiles of a response.
+FAMILIES |= {
+    f"quasi{name}": replace(
+        FAMILIES[name],
+        name=f"quasi{name}",
+        scale=None,
+        log_scale=lambda scale: np.nan,
+        quantile=None,
+        tails=None,
+    )
+    for name in ("binomial", "poisson")
 }
 
 

@@ -451,12 +451,13 @@ def response_interval(family, link, eta, variance, scale, coverage):
     Raises
     ------
     ValueError
-        For the binomial, whose single response is 0 or 1.
+        If single responses are 0 or 1, or have no distribution.
     """
     if family.quantile is None:
+        why = "is 0 or 1" if family.two_outcomes else "has no distribution, only mean and variance"
         raise ValueError(
-            f'a single response of family="{family.name}" is 0 or 1; use kind="confidence" for '
-            "the interval of its probability"
+            f'a single response of family="{family.name}" {why}; use kind="confidence" for '
+            f"the interval of its {'probability' if family.two_outcomes else 'mean'}"
         )
     tails, mu = np.array([(1 - coverage) / 2, (1 + coverage) / 2]), link.inverse(eta)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):

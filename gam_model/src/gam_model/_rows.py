@@ -138,10 +138,10 @@ def scan(blocks, family, limit=None, weighting="auto"):
         )
     if weighting == "auto":
         # A rate with an integer number of trials is a single row, not repeated rows.
-        counted = whole and (family.scale is None or whole_y)
+        counted = whole and (whole_y or not family.is_rate)
         # Labels 0 and 1 have no trials: their weights are boosting or survey weights.
         labels = family.two_outcomes and whole_y
-        relative = not whole and (family.scale is None or labels)
+        relative = not whole and (labels or not family.is_rate)
     else:
         counted, relative = weighting == "counts", weighting == "precision"
     unit = n_lines / all_weight if relative else 1.0

@@ -96,6 +96,22 @@ levels_binary <- function(n = 800) {
   data.frame(y = rbinom(n, 1, plogis(g$effect + h$effect - 0.3)), g = g$level, h = h$level)
 }
 
+overdispersed <- function(n = 500) {
+  seed(112)
+  x1 <- runif(n)
+  x2 <- runif(n, 0, 100)
+  mu <- exp(1 + 0.7 * sin(2 * pi * x1) + cos(x2 / 20))
+  data.frame(y = rnbinom(n, size = 2, mu = mu), x1, x2)
+}
+
+shares <- function(n = 500) {
+  seed(113)
+  x1 <- runif(n)
+  x2 <- rnorm(n)
+  mu <- plogis(sin(2 * pi * x1) + 0.4 * x2)
+  data.frame(y = rbinom(n, 10, rbeta(n, 15 * mu, 15 * (1 - mu))) / 10, x1, x2)
+}
+
 # Boundary knots at the range, repeated four times; k - 4 inner knots at equally spaced quantiles.
 cubic_knots <- function(x, k) {
   inner <- quantile(x, seq(0, 1, length.out = k - 2)[-c(1, k - 2)], type = 7, names = FALSE)
@@ -110,7 +126,7 @@ json <- function(x) {
   text <- if (is.null(x)) "null"
   else if (is.character(x)) sprintf('"%s"', x)
   else if (is.logical(x)) tolower(x)
-  else sprintf("%.10g", x)
+  else ifelse(is.na(x), "null", sprintf("%.10g", x))
   if (inherits(x, "AsIs")) text <- paste0("[", paste(text, collapse = ","), "]")
   text
 }
@@ -240,3 +256,5 @@ golden("binary", binary(), binomial())
 golden("counts", counts(), poisson())
 golden("gamma", gamma_log(), Gamma(link = "log"))
 golden("weights", weights_prior())
+golden("quasipoisson", overdispersed(), quasipoisson())
+golden("quasibinomial", shares(), quasibinomial())
