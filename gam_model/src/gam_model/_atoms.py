@@ -53,7 +53,7 @@ def find_atoms(x):
     ndarray of shape (n_atoms,)
         In ascending order: those of most rows, at most 200, and at most one for 20 rows. If they
         hold half of the rows, those of two rows and more, else those of a thousandth of the rows.
-        None if no value has three rows.
+        Empty if no value has three rows.
 
     Examples
     --------

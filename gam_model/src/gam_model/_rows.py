@@ -206,7 +206,7 @@ class Rows:
     def __init__(self, basis, blocks, n_rows, weight, unit=1.0, centre=0.0, n_lines=np.inf):
         self.basis, self.n_rows, self.weight = basis, n_rows, weight
         self._blocks, self._unit, self._centre, self._chunks = blocks, unit, centre, None
-        slots = sum(term.slots for term in basis.terms)
+        slots = sum(term.slots + (term.n_marks > 0) for term in basis.terms)
         self._kept = n_lines * slots <= _CACHED
 
     def __iter__(self):
