@@ -125,6 +125,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--family", default="auto")
     parser.add_argument("--link")
     parser.add_argument("--criterion", default="reml")
+    parser.add_argument(
+        "--atoms",
+        choices=("auto", "none"),
+        default="auto",
+        help="whether values that many rows share may deviate from a column's curve",
+    )
     parser.add_argument("--target", default="-1", help="name or index of the target's column")
     parser.add_argument(
         "--categorical",
@@ -239,6 +245,7 @@ def _train(job: Job, arguments: argparse.Namespace, checks: Checks) -> None:
         family=target.family,
         link=arguments.link,
         criterion=arguments.criterion,
+        atoms=None if arguments.atoms == "none" else arguments.atoms,
         verbose=1,
     )
     try:

@@ -82,6 +82,17 @@ def test_gauss3_trains_with_automatic_smoothing(training_job, gauss3_split):
     assert json.loads((job.model_dir / "model.json").read_text())["hyperparameters"]["df"] == 30
 
 
+@pytest.mark.parametrize(("atoms", "held"), [("auto", [0.0, 7.0]), ("none", None)])
+def test_shared_values_may_deviate_unless_told_not_to(training_job, atoms, held):
+    rng = np.random.default_rng(0)
+    x = np.where(rng.random(800) < 0.4, rng.choice([0.0, 7.0], 800), rng.uniform(0, 9, 800))
+    y = np.sin(x) + 2.0 * (x == 0) - 3.0 * (x == 7) + 0.2 * rng.normal(size=800)
+    job = training_job({"train/t.csv": csv(np.column_stack([x, y]))}, {"atoms": atoms}).run()
+    assert job.exit_code == 0, job.log
+    (term,) = json.loads((job.model_dir / "gam.json").read_text())["terms"]
+    assert term.get("atoms", [None])[0] == held
+
+
 def test_gauss3_is_described(gauss3_job, gauss3_split):
     assert sorted(path.name for path in gauss3_job.model_dir.iterdir()) == [
         "gam.json",

@@ -80,7 +80,13 @@ class TestParameters:
     def test_constructor_only_stores(self):
         odd = {"df": "many", "alpha": object(), "degree": None, "extrapolate": 3}
         odd |= {"family": 1, "link": 2, "criterion": 3, "solver": object()}
-        odd |= {"categorical_features": 4, "weighting": 5, "warp": 6, "verbose": "very"}
+        odd |= {
+            "categorical_features": 4,
+            "weighting": 5,
+            "warp": 6,
+            "atoms": 7,
+            "verbose": "very",
+        }
         assert clone(GAMRegressor(**odd), safe=False).get_params().keys() == odd.keys()
         assert GAMRegressor(**odd).get_params() == odd
 

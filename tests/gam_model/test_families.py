@@ -1,15 +1,19 @@
 """Means stay in the range of their family, estimates in their intervals, deviances keep digits."""
 
+import re
 import warnings
 from decimal import Decimal, getcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy import stats
+from scipy import optimize, stats
 
+import gam_model
 from gam_model import AdditiveModel, GAMClassifier, GAMRegressor
 from gam_model._families import FAMILIES, LINKS
+from gam_model._splines import penalize_curvature
 from gam_model._terms import SmoothTerm
 
 PAIRS = [(family, link.name) for family in FAMILIES for link in FAMILIES[family].links]
@@ -21,7 +25,7 @@ def draw(family, link, n=400, seed=0):
     rng = np.random.default_rng(seed)
     x = np.sort(rng.uniform(size=n))
     eta = {"inverse": 0.05 + 3 * x, "sqrt": 2.5 * (1 - x), "identity": -2 * x}.get(link, 1 - 2 * x)
-    mu = LINKS[link].inverse(eta)
+    mu, family = LINKS[link].inverse(eta), family.removeprefix("quasi")
     if family == "gaussian":
         return x[:, None], mu + rng.normal(scale=0.3, size=n)
     if family == "binomial":
@@ -70,15 +74,15 @@ def test_every_estimate_lies_in_its_interval(family, link, reach):
             continue
         (mu,) = gam.predict([row])
         assert mu == gam.terms_.predict([row])[0]
-        kinds = ["confidence", "prediction"] if family != "binomial" else ["confidence"]
+        kinds = ["confidence", "prediction"][: 1 + (FAMILIES[family].quantile is not None)]
         ends = np.array([gam.predict_interval([row], kind=kind)[0] for kind in kinds])
         assert (ends[:, 0] <= mu).all()
         assert (mu <= ends[:, 1]).all()
         assert (ends[-1, 0] <= ends[0, 0]) & (ends[0, 1] <= ends[-1, 1])
         if family != "gaussian":
             assert ends.min() >= 0
-            assert mu >= 0 if family == "binomial" else mu > 0
-        if family == "binomial":
+            assert mu >= 0 if "binomial" in family else mu > 0
+        if "binomial" in family:
             assert ends.max() <= 1
             assert mu <= 1
         assert np.isfinite(mu)
@@ -193,3 +197,60 @@ def test_deviances_at_the_ends():
     assert_allclose(binomial(np.zeros(3), mu), -2 * np.log1p(-mu), rtol=1e-7)
     assert_allclose(poisson(np.zeros(3), mu), 2 * mu)
     assert_allclose(poisson(np.ones(1), np.array([1e-200])), 2 * (200 * np.log(10) - 1))
+
+
+def test_only_a_family_knows_its_law():
+    """Whatever a family is asked, it answers itself: elsewhere no code compares names."""
+    sources = Path(gam_model.__file__).parent.glob("*.py")
+    asking = re.compile(r"family(\.name)? (==|!=) |_family (==|!=) ")
+    found = [path.name for path in sources if asking.search(path.read_text(encoding="utf-8"))]
+    assert found == []
+
+
+@pytest.mark.parametrize(("family", "link"), [("quasipoisson", "log"), ("quasibinomial", "logit")])
+def test_quasi_families_only_scale_the_variance(family, link):
+    """At the same alpha the curves are those of the namesake; bands are wider by the scale."""
+    X, y = draw(family, link)
+    quasi = GAMRegressor(family=family, alpha=0.01).fit(X, y)
+    plain = GAMRegressor(family=family.removeprefix("quasi"), alpha=0.01).fit(X, y)
+    assert_allclose(quasi.predict(X), plain.predict(X), rtol=1e-8)
+    ours, theirs = (m._posterior.variance(X) ** 0.5 for m in (quasi, plain))
+    assert_allclose(ours, quasi.scale_**0.5 * theirs, rtol=1e-6)
+    assert np.isnan(quasi.statistics_.aic)
+    with pytest.raises(ValueError, match="a single response of family"):
+        quasi.predict_interval(X, kind="prediction")
+
+
+def test_inverse_gaussian_is_the_minimum_of_its_penalised_deviance():
+    """Found anew by a general optimiser, from the curve's own basis and penalty."""
+    rng = np.random.default_rng(1)
+    x = rng.uniform(size=500)
+    y = rng.wald(np.exp(1 + np.sin(6 * x)), 4.0)
+    gam = GAMRegressor(df=8, alpha=0.01, family="inverse_gaussian").fit(x[:, None], y)
+    (term,) = gam._posterior.basis.terms
+    B = np.column_stack([np.ones(500), term.design(x, "linear", None)[:, 1:]])
+    S = np.zeros((8, 8))
+    S[1:, 1:] = 2 * 0.01 * penalize_curvature(term.knots, 3)[1:, 1:]
+
+    def loss(b):
+        mu = np.exp(B @ b)
+        slope = -2 * B.T @ ((y - mu) / mu**2)
+        return np.sum((y - mu) ** 2 / (mu**2 * y)) + b @ S @ b, slope + 2 * S @ b
+
+    found = optimize.minimize(loss, np.eye(8)[0], jac=True, method="BFGS", tol=1e-9)
+    assert_allclose(gam.predict(x[:, None]), np.exp(B @ found.x), rtol=1e-5)
+
+
+def test_inverse_gaussian_intervals_hold_what_they_promise():
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=4000)
+    mu = np.exp(1 + np.sin(6 * x))
+    y = rng.wald(mu, 4.0)
+    gam = GAMRegressor(family="inverse_gaussian").fit(x[:, None], y)
+    assert gam.scale_ == pytest.approx(0.25, rel=0.1)
+    low, high = gam.predict_interval(x[:, None], kind="prediction").T
+    assert 0.94 < np.mean((low <= y) & (y <= high)) < 0.96
+    law = stats.invgauss(mu * 0.25, scale=4.0)
+    total = law.logpdf(y).sum()
+    assert gam.statistics_.log_likelihood == pytest.approx(total, rel=0.01)
+    assert stats.kstest(FAMILIES["inverse_gaussian"].residuals(y, mu, 0.25), "norm").pvalue > 0.01

@@ -17,24 +17,25 @@ from sklearn.utils.validation import (
 )
 from threadpoolctl import ThreadpoolController
 
-from gam_model._basis import Basis, LevelBasis, SplineBasis
+from gam_model._basis import Basis
 from gam_model._design import build_basis
 from gam_model._explanation import ExplanationMixin
 from gam_model._families import check_mean
 from gam_model._features import Features
 from gam_model._findings import warn_of_fit
+from gam_model._functions import SplineBasis
 from gam_model._glmgam import fit_glmgam
 from gam_model._inference import Posterior, check_levels, check_term, summarize
 from gam_model._progress import Progress, report
 from gam_model._rows import SAMPLE, WEIGHTINGS, Block, Rows, check_reach, scan
 from gam_model._smoothing import Smoothing, estimate_scale, find_shortage
 from gam_model._solver import Start, fit_linear, iterate
-from gam_model._terms import AdditiveModel, LevelTerm, SmoothTerm
+from gam_model._terms import AdditiveModel, LevelTerm
 
 EXTRAPOLATIONS = ("linear", "constant", "error")
 CRITERIA = ("reml", "gcv")
 SOLVERS = ("stream", "statsmodels")
-WARPS = ("auto", None)
+WARPS = ATOMS = ("auto", None)
 _FEW = 10_000  # rows used to find starting values for P-IRLS in larger data
 # With alpha="auto", each column gets fewer splines if the total exceeds both of these limits (per
 # row, and absolute): the data cannot identify more, and time grows with the cube of the total.
@@ -47,7 +48,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
     Base of the estimators, which add their parameters, `fit` and `predict`.
 
     The parameters df, alpha, degree, extrapolate, criterion, categorical_features, solver,
-    weighting, warp and verbose are as in `GAMRegressor`.
+    weighting, warp, atoms and verbose are as in `GAMRegressor`.
     """
 
     def __sklearn_tags__(self):
@@ -205,7 +206,8 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
                 raise ValueError("every sample_weight is zero, so there are no rows to fit")
         totals = scan(blocks, family, SAMPLE if streamed else None, self.weighting)
         check_mean(family, link, totals.mean)
-        warped = self.warp is not None and isinstance(self.alpha, str)
+        automatic = isinstance(self.alpha, str)
+        warped, with_atoms = (automatic and how is not None for how in (self.warp, self.atoms))
         levels = self._features.levels
         for j, name in enumerate(self._names()):
             if j not in levels:
@@ -214,7 +216,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
         if isinstance(self.alpha, str):
             n_coef = max(_FUNCTIONS * totals.n_lines, _ANYWAY)
             df = min(df, max(self.degree + 1, n_coef // max(1, self.n_features_in_ - len(levels))))
-        basis = build_basis(totals, levels, df, self.degree, warped, family, link)
+        basis = build_basis(totals, levels, df, self.degree, warped, with_atoms, family, link)
         alpha = self._check_alpha(self.n_features_in_)
         if alpha is not None:
             alpha = np.array([alpha[term.feature] for term in basis.terms])
@@ -222,7 +224,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
         self._has_offset = offset = bool(totals.sample.offset.any())
         if self.solver == "statsmodels":
             plain = all(isinstance(term, SplineBasis) and not term.missing for term in basis.terms)
-            plain = plain and _is_linear(family, link)
+            plain = plain and link is family.one_step
             curved = any(term.degree > 1 for term in basis.terms) if plain else False
             if streamed or alpha is None or offset or not curved:
                 raise ValueError(
@@ -260,7 +262,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             again = self._features.settle()
 
     def _stream(self, basis, blocks, totals, family, link, smoothing, mean, in_memory):
-        linear = _is_linear(family, link)
+        linear = link is family.one_step
         centre = totals.mean if linear else 0.0  # avoids cancellation in sums of squares
         unit = totals.unit
         n_kept = totals.n_lines if in_memory else np.inf
@@ -314,33 +316,10 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
         self.edf_, self.alpha_ = np.zeros(p), np.full(p, np.nan)
         self.intercept_, terms = float(means @ splines), []
         for k, (term, block) in enumerate(zip(basis.terms, basis.blocks, strict=True)):
-            # B-splines sum to one, so a term is centred by shifting all its coefficients,
-            # including the zero of the first B-spline.
-            own = (
-                np.append(np.zeros(term.left_out), splines[block]) - means[block] @ splines[block]
-            )
-            missing = float(own[-1]) if term.missing else None
-            own = own[: len(own) - term.missing]
+            own = np.append(np.zeros(term.left_out), splines[block])
+            mean = float(means[block] @ splines[block])
+            frozen = term.freeze(own, mean, names, self._features, self.extrapolate)
             j = term.feature
-            unit = self._features.units.get(j)
-            if isinstance(term, LevelBasis):
-                frozen = LevelTerm(j, names[j], self._features.levels[j], own, missing)
-            elif term.left_out:
-                frozen = SmoothTerm(
-                    j, names[j], term.knots, own, self.extrapolate, missing, term.warp, unit
-                )
-            else:  # constant apart from missing cells
-                x = totals.low[j]
-                flat = -means[block] @ splines[block]
-                frozen = SmoothTerm(
-                    j,
-                    names[j],
-                    [x, x, x + 1, x + 1],
-                    [flat, flat],
-                    "constant",
-                    missing,
-                    unit=unit,
-                )
             terms.append(frozen)
             self.edf_[j] = edf[block].sum()
             weights = fit.weights[basis.owners == k]
@@ -348,7 +327,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
         self.terms_ = AdditiveModel(self.intercept_, terms, names, link.name)
 
         left = max(totals.n_rows - edf.sum(), 1.0)
-        if _is_linear(family, link):
+        if link is family.one_step:
             self.scale_ = float(normal.deviance / left)
         else:
             self.scale_ = float(family.scale or estimate_scale(normal, solution, penalty))
@@ -379,7 +358,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
                 float(ref_df[block].sum()),
                 residual_df,
             )
-            if term.left_out
+            if not term.is_random
             else check_levels(fit, k, self.scale_, residual_df)
             for k, (term, block) in enumerate(zip(basis.terms, basis.blocks, strict=True))
         ]
@@ -408,6 +387,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             ("solver", SOLVERS),
             ("weighting", WEIGHTINGS),
             ("warp", WARPS),
+            ("atoms", ATOMS),
         ):
             value = getattr(self, name)
             if not isinstance(value, (str, type(None))) or value not in choices:
@@ -459,13 +439,9 @@ def _fit_constant(blocks, totals, family, link):
     """Return the intercept and the deviance of the model with offsets only."""
     rows = Rows(Basis([]), blocks, totals.n_rows, totals.weight, totals.unit)
     start = Start(np.array([link.link(np.float64(totals.mean))]), np.inf)
-    fit = fit_linear if _is_linear(family, link) else iterate
+    fit = fit_linear if link is family.one_step else iterate
     fit = fit(rows, family, link, Smoothing(family.scale), start)
     return fit.solution.coef[0], fit.normal.deviance
-
-
-def _is_linear(family, link):
-    return family.name == "gaussian" and link.name == "identity"
 
 
 def _is(kind, value):

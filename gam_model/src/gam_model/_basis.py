@@ -1,217 +1,12 @@
-"""The basis functions of each term, B-splines or levels, and their penalties."""
+"""The functions of all terms side by side, penalties diagonal."""
 
 import copy
 
 import numpy as np
-from scipy.interpolate import BSpline
 
-from gam_model._splines import penalize_curvature
+from gam_model._functions import LevelBasis
 
 _MANY = 50  # levels above which a column may be eliminated separately by the solver
-
-
-class SplineBasis:
-    """
-    B-splines of one column, plus one function for its missing cells, if there are any.
-
-    The first B-spline is left out of the model, as B-splines sum to the column of ones. A row has
-    degree + 1 nonzero values, or one for a straight line; only these are computed. A missing cell
-    has a 1 in the last function and 0 in all others.
-
-    Parameters
-    ----------
-    feature : int
-        Column of X.
-    knots : ndarray of shape (n_splines + degree + 1,) or None
-        All knots in ascending order, on the scale of `warp`; None for a column that is constant
-        apart from missing cells.
-    degree : int
-        Degree of the splines; with degree 1 and no inner knots they are a straight line.
-    missing : bool, default=False
-        Whether cells are missing.
-    warp : Warp, optional
-        The column's own scale.
-
-    Attributes
-    ----------
-    size : int
-        Number of functions, the one left out included.
-    left_out : int
-        Number of functions left out, the first ones.
-    slots : int
-        Number of values in one row.
-    values : ndarray or None
-        The column's distinct values, if it has no more than functions.
-    """
-
-    values = None
-
-    def __init__(self, feature, knots, degree, missing=False, warp=None):
-        self.feature, self.knots, self.degree, self.missing = feature, knots, degree, missing
-        self.warp = warp
-        self.left_out = 0 if knots is None else 1
-        self.n_splines = 0 if knots is None else len(knots) - degree - 1
-        self.size = self.n_splines + missing
-        # Of the two functions of a straight line, one is left out.
-        self.slots = missing + (1 if self.n_splines == 2 else (degree + 1) * self.left_out)
-
-    def penalties(self):
-        """Return the penalty matrices of what is not left out, along the diagonal."""
-        matrices = []
-        if self.left_out:
-            matrices.append(penalize_curvature(self.knots, self.degree)[1:, 1:])
-        if self.missing:
-            matrices.append(np.ones((1, 1)))
-        return matrices
-
-    def evaluate(self, x):
-        """
-        Evaluate what is not zero.
-
-        Parameters
-        ----------
-        x : ndarray of shape (n_samples,)
-            Training values, or NaN.
-
-        Returns
-        -------
-        columns : ndarray of shape (n_samples, slots), int
-            The functions.
-        values : ndarray of shape (n_samples, slots)
-            Their values.
-        """
-        columns = np.full((len(x), self.slots), self.n_splines)
-        values = np.empty(columns.shape)
-        if self.warp is not None:
-            x = self.warp(x)
-        if self.missing:
-            is_missing = np.isnan(x)
-            values[:, -1] = is_missing
-            if self.left_out:
-                x = np.where(is_missing, self.knots[0], x)
-        if self.n_splines == 2:  # a straight line
-            columns[:, 0] = 1
-            values[:, 0] = (x - self.knots[0]) / (self.knots[-1] - self.knots[0])
-        elif self.left_out:
-            order = self.degree + 1
-            matrix = BSpline.design_matrix(x, self.knots, self.degree, extrapolate=True)
-            columns[:, :order] = matrix.indices.reshape(-1, order)
-            values[:, :order] = matrix.data.reshape(-1, order)
-        if self.missing:
-            values[is_missing, :-1] = 0.0
-        return columns, values
-
-    def design(self, x, extrapolate, mean):
-        """
-        Evaluate all functions, beyond the range of the knots too.
-
-        Parameters
-        ----------
-        x : ndarray of shape (n_samples,)
-            Any values.
-        extrapolate : {"linear", "constant", "error"}
-            How the functions go on beyond the range.
-        mean : ndarray of shape (size,)
-            What stands in for a missing cell, if there were none in training.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, size)
-            Values of the functions.
-        """
-        is_missing, rows = np.isnan(x), np.zeros((len(x), self.size))
-        if self.warp is not None:
-            x = self.warp(x)
-        if self.left_out:
-            ends = self.knots[[0, -1]]
-            inside = np.clip(np.where(is_missing, ends[0], x), *ends)
-            matrix = BSpline.design_matrix(inside, self.knots, self.degree)
-            rows[:, : self.n_splines] = matrix.toarray()
-            if extrapolate != "constant":
-                slopes = BSpline(self.knots, np.eye(self.n_splines), self.degree)(ends, nu=1)
-                beyond = np.where(is_missing, 0.0, x - inside)
-                rows[:, : self.n_splines] += beyond[:, None] * slopes[(beyond > 0).astype(int)]
-        rows[is_missing] = np.eye(self.size)[-1] if self.missing else mean
-        return rows
-
-
-class LevelBasis:
-    """
-    The levels of one categorical column, with their effects penalised towards their mean.
-
-    The penalty is the sum of the squared effects, so no level needs to be left out: a level with
-    few rows is drawn to the base, as a random effect is. Missing cells are a level like others.
-
-    Parameters
-    ----------
-    feature : int
-        Column of X, which holds the levels' codes 0, 1, ..., and NaN for missing cells.
-    n_levels : int
-        Number of levels.
-    missing : bool, default=False
-        Whether cells are missing.
-
-    Attributes
-    ----------
-    size, left_out, slots : int
-        As in `SplineBasis`.
-
-    References
-    ----------
-    Wood (2017), "Generalized Additive Models", 2nd edition, section 5.8.
-    """
-
-    left_out, slots = 0, 1
-
-    def __init__(self, feature, n_levels, missing=False):
-        self.feature, self.n_levels, self.missing = feature, n_levels, missing
-        self.size = n_levels + missing
-
-    def penalties(self):
-        """Return the penalty matrix of all effects."""
-        return [np.eye(self.size)]
-
-    def evaluate(self, x):
-        """
-        Evaluate what is not zero.
-
-        Parameters
-        ----------
-        x : ndarray of shape (n_samples,)
-            Codes, or NaN.
-
-        Returns
-        -------
-        columns : ndarray of shape (n_samples, 1), int
-            The levels.
-        values : ndarray of shape (n_samples, 1)
-            Ones.
-        """
-        levels = np.where(np.isnan(x), self.n_levels, x).astype(np.intp)
-        return levels[:, None], np.ones((len(x), 1))
-
-    def design(self, x, extrapolate, mean):
-        """
-        Evaluate all functions, as `SplineBasis.design` does; an unseen level is -1.
-
-        Parameters
-        ----------
-        x : ndarray of shape (n_samples,)
-            Codes, -1 or NaN.
-        extrapolate : str
-            Not used.
-        mean : ndarray of shape (size,)
-            What stands in for an unseen level.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, size)
-            Indicators of the levels.
-        """
-        codes = np.where(np.isnan(x), self.n_levels if self.missing else -1, x).astype(int)
-        rows = np.eye(self.size)[codes]
-        rows[codes < 0] = mean
-        return rows
 
 
 class Basis:
@@ -236,21 +31,27 @@ class Basis:
         Number of coefficients before those of the term that stands last.
     blocks : list of slice
         Coefficients of each term, among those kept.
-    member : ndarray of shape (n_coef,), int
-        The smoothing parameter that each coefficient is under; -1 for none.
+    places, members : ndarray of shape (n_entries,), int
+        A coefficient, and a smoothing parameter that it is under; it may be under several.
+    sizes : ndarray of shape (n_entries,)
+        What that penalty makes of the coefficient, at size 1: for splines the integrated squared
+        second derivative. Positive.
     owners : ndarray of shape (n_penalties,), int
         The term of each smoothing parameter; -1 for the one of all straight lines, if there is
         one.
     rotation : ndarray of shape (n_dense, n_dense)
         From the model's coefficients to those of the functions; orthogonal, block by block.
+    marked : ndarray of shape (n_marked,), int
+        Coefficients of the indicators that `evaluate` marks, ascending; `wide` has the others
+        before the term that stands last.
     curvature : ndarray of shape (n_coef,)
-        What the penalty makes of each of the model's coefficients, at size 1: for splines the
-        integrated squared second derivative.
+        Penalty of each coefficient where all smoothing parameters are 1.
 
     Examples
     --------
+    >>> from gam_model._functions import SplineBasis
     >>> basis = Basis([SplineBasis(0, np.array([0.0, 0, 0, 1, 1, 1]), degree=2)])
-    >>> columns, values, levels = basis.evaluate(np.array([[0.5]]))
+    >>> columns, values, marks, levels = basis.evaluate(np.array([[0.5]]))
     >>> columns, values
     (array([[3, 1, 2]]), array([[0.25, 0.5 , 0.25]]))
     """
@@ -266,37 +67,42 @@ class Basis:
             self.blocks[k] = slice(n_coef, n_coef + terms[k].size - terms[k].left_out)
             n_coef = self.blocks[k].stop
         self.n_dense = n_coef if self.last is None else self.blocks[self.last].start
-        self.rotation, self.curvature = np.eye(self.n_dense), np.zeros(n_coef)
-        self.member, self.owners = np.full(n_coef, -1), np.empty(0, dtype=int)
+        self.rotation, self.owners = np.eye(self.n_dense), np.empty(0, dtype=int)
+        self.places, self.members = np.empty((2, 0), dtype=int)
+        self.sizes, marked = np.empty(0), []
         for k in order:
-            start = self.blocks[k].start
+            own, term = self.blocks[k], terms[k]
             if k == self.last:
-                self._penalise(self.blocks[k], np.ones(terms[k].size), k)
+                self._penalise(own, np.ones(term.size), k)
                 continue
-            for matrix in terms[k].penalties():
-                own = slice(start, start + len(matrix))
-                curvature, axes = np.linalg.eigh(matrix)
-                if start == self.blocks[k].start and terms[k].left_out:
-                    curvature[0] = 0.0  # the straight line's, but for rounding
-                self.rotation[own, own] = axes
-                self._penalise(own, curvature, k)
-                start = own.stop
+            self.rotation[own, own], diagonals = term.penalties()
+            for diagonal in diagonals:
+                self._penalise(own, diagonal, k)
+            stop = own.stop - (term.missing and term.left_out)
+            marked.append(np.arange(stop - term.n_marks, stop))
+        self._finish(n_coef)
+        self.marked = np.concatenate([np.empty(0, dtype=int), *marked])
+        self.wide = np.delete(np.arange(self.n_dense), self.marked)
 
-    def _penalise(self, own, curvature, owner):
-        if curvature.any():
-            self.curvature[own] = curvature
-            self.member[own] = np.where(curvature > 0, len(self.owners), -1)
-            self.owners = np.append(self.owners, owner)
+    def _penalise(self, own, diagonal, owner):
+        places = own.start + np.flatnonzero(diagonal)
+        self.places = np.append(self.places, places)
+        self.members = np.append(self.members, np.full(len(places), len(self.owners)))
+        self.sizes = np.append(self.sizes, diagonal[diagonal != 0])
+        self.owners = np.append(self.owners, owner)
+
+    def _finish(self, n_coef):
+        self.curvature = np.bincount(self.places, self.sizes, minlength=n_coef)
 
     @property
     def lines(self):
         """Coefficients that no penalty is on but the intercept's, an ndarray of int."""
-        return 1 + np.flatnonzero(self.member[1:] < 0)
+        return 1 + np.flatnonzero(self.curvature[1:] == 0)
 
     @property
     def lines_held(self):
         """Coefficients of the straight lines that `hold_lines` has put a penalty on."""
-        return np.flatnonzero(np.append(self.owners < 0, False)[self.member])
+        return self.places[self.owners[self.members] < 0]
 
     def hold_lines(self, variances):
         """
@@ -312,12 +118,12 @@ class Basis:
         Basis
             A copy, with one smoothing parameter more.
         """
-        held = copy.copy(self)
-        lines = self.lines
-        held.curvature, held.member = self.curvature.copy(), self.member.copy()
-        held.curvature[lines] = variances
-        held.member[lines] = len(self.owners)
+        held, lines, n_coef = copy.copy(self), self.lines, len(self.curvature)
+        held.places = np.append(self.places, lines)
+        held.members = np.append(self.members, np.full(len(lines), len(self.owners)))
+        held.sizes = np.append(self.sizes, np.where(variances > 0, variances, 1.0))
         held.owners = np.append(self.owners, -1)
+        held._finish(n_coef)
         return held
 
     def evaluate(self, X):
@@ -332,29 +138,38 @@ class Basis:
         Returns
         -------
         columns : ndarray of shape (n_samples, n_slots), int
-            Coefficients to which a row's values belong, but for the term that stands last;
-            n_dense for functions that are left out.
+            Functions to which a row's values belong, counted in `wide`; the number of these for
+            functions that are left out.
         values : ndarray of the same shape
             Values of the functions.
+        marks : ndarray of shape (n_samples, n_marking), int
+            Indicators that are 1 in a row, counted in `marked`; the number of these for none.
         levels : ndarray of shape (n_samples,), int, or None
             Level of the term that stands last, counted from 0; None if there is no such term.
         """
         dense = [k for k in range(len(self.terms)) if k != self.last]
         n_slots = sum(self.terms[k].slots for k in dense)
+        marking = [k for k in dense if self.terms[k].n_marks]
         columns, values = np.empty((len(X), n_slots), dtype=np.intp), np.empty((len(X), n_slots))
-        stop = 0
+        marks, stop = np.empty((len(X), len(marking)), dtype=np.intp), 0
         for k in dense:
-            term = self.terms[k]
-            own = slice(stop, stop + term.slots)
-            functions, values[:, own] = term.evaluate(np.ascontiguousarray(X[:, term.feature]))
-            np.add(functions, self.blocks[k].start - term.left_out, out=columns[:, own])
-            if term.left_out:
-                columns[:, own][functions < term.left_out] = self.n_dense
+            term, x = self.terms[k], np.ascontiguousarray(X[:, self.terms[k].feature])
+            own, start = slice(stop, stop + term.slots), self.blocks[k].start
+            if term.slots:
+                functions, values[:, own] = term.evaluate(x)
+                first = np.searchsorted(self.wide, start) - term.left_out
+                np.add(functions, first, out=columns[:, own])
+                if term.left_out:
+                    columns[:, own][functions < term.left_out] = len(self.wide)
+            if term.n_marks:
+                mark, place = term.mark(x), marking.index(k)
+                first = np.searchsorted(self.marked, start)
+                marks[:, place] = np.where(mark < 0, len(self.marked), first + mark)
             stop = own.stop
         if self.last is None:
-            return columns, values, None
+            return columns, values, marks, None
         term = self.terms[self.last]
-        return columns, values, term.evaluate(X[:, term.feature])[0][:, 0]
+        return columns, values, marks, term.mark(X[:, term.feature])
 
     def rotate(self, coef):
         """Return the coefficients of the functions kept, an ndarray of shape (n_coef,)."""
@@ -375,7 +190,8 @@ class Basis:
         ndarray of shape (n_coef,)
             Diagonal of the penalty matrix.
         """
-        return self.curvature * np.append(weights, 0.0)[self.member]
+        sizes = self.sizes * weights[self.members]
+        return np.bincount(self.places, sizes, minlength=len(self.curvature))
 
     def total(self, values):
         """
@@ -390,5 +206,70 @@ class Basis:
         -------
         ndarray of shape (n_penalties,)
         """
-        under = self.member >= 0
-        return np.bincount(self.member[under], values[under], minlength=len(self.owners))
+        return np.bincount(self.members, values[self.places], minlength=len(self.owners))
+
+    def weigh(self, weights, values):
+        """
+        Sum over the coefficients under each smoothing parameter, times its penalty on them.
+
+        Parameters
+        ----------
+        weights : ndarray of shape (n_penalties,)
+            lambda of each.
+        values : ndarray of shape (n_coef,)
+            One for each coefficient.
+
+        Returns
+        -------
+        ndarray of shape (n_penalties,)
+        """
+        sizes = self.sizes * weights[self.members] * values[self.places]
+        return np.bincount(self.members, sizes, minlength=len(self.owners))
+
+    def scatter(self, weights):
+        """
+        Weigh each penalty on its own.
+
+        Parameters
+        ----------
+        weights : ndarray of shape (n_penalties,)
+            lambda of each.
+
+        Returns
+        -------
+        ndarray of shape (n_coef, n_penalties)
+            Diagonals of the penalty matrices, side by side.
+        """
+        diagonals = np.zeros((len(self.curvature), len(self.owners)))
+        diagonals[self.places, self.members] = self.sizes * weights[self.members]
+        return diagonals
+
+    def log_det(self, weights):
+        """
+        Measure the penalty as a whole.
+
+        Parameters
+        ----------
+        weights : ndarray of shape (n_penalties,)
+            lambda of each.
+
+        Returns
+        -------
+        value : float
+            log |P|+, the determinant over what is penalised, less that at weights of 1.
+        gradient : ndarray of shape (n_penalties,)
+            Its derivatives by log lambda: the number of coefficients under each, shared out where
+            a coefficient is under several.
+        hessian : ndarray of shape (n_penalties, n_penalties)
+            Its second derivatives.
+        """
+        penalty, on = self.penalize(weights), self.curvature > 0
+        if len(self.places) == on.sum():  # each coefficient is under one
+            counts = self.total(np.ones(len(penalty)))
+            return float(counts @ np.log(weights)), counts, np.zeros((len(counts),) * 2)
+        value = np.log(penalty[on] / self.curvature[on]).sum()
+        shares = self.sizes * weights[self.members] / penalty[self.places]
+        gradient = np.bincount(self.members, shares, minlength=len(self.owners))
+        share = np.zeros((len(penalty), len(gradient)))
+        share[self.places, self.members] = shares
+        return float(value), gradient, np.diag(gradient) - share.T @ share

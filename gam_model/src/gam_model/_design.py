@@ -2,8 +2,10 @@
 
 import numpy as np
 
-from gam_model._basis import Basis, LevelBasis, SplineBasis
+from gam_model._atoms import find_atoms, find_distinct, repeats, stand_out
+from gam_model._basis import Basis
 from gam_model._families import FAMILIES, IDENTITY
+from gam_model._functions import LevelBasis, SplineBasis
 from gam_model._normal import residual_square, solve
 from gam_model._rows import Block, Rows
 from gam_model._smoothing import Smoothing
@@ -16,7 +18,7 @@ _BINS = 2000  # of a column's values, for the comparison of scales by AIC
 _BETTER = 4.0  # difference in AIC above which a warped scale is rejected
 
 
-def build_basis(totals, levels, df, degree, warped, family, link):
+def build_basis(totals, levels, df, degree, warped, with_atoms, family, link):
     """
     Give each column its basis functions.
 
@@ -35,6 +37,8 @@ def build_basis(totals, levels, df, degree, warped, family, link):
         Their maximum degree.
     warped : bool
         Whether columns may get a warped scale.
+    with_atoms : bool
+        Whether values that many rows share may deviate from the curve.
     family : Family
         Distribution of the response.
     link : Link
@@ -45,8 +49,8 @@ def build_basis(totals, levels, df, degree, warped, family, link):
     Basis
         Without columns that are constant or entirely missing.
     """
-    terms, X = [], totals.sample.X
-    rest = _leave(totals, family, link) if warped else None
+    terms, X, distinct = [], totals.sample.X, None
+    rest = _leave(totals, family, link) if warped or with_atoms else None
     for j in range(X.shape[1]):
         missing = bool(totals.missing[j])
         if j in levels:
@@ -62,15 +66,26 @@ def build_basis(totals, levels, df, degree, warped, family, link):
         warps = propose_warps(np.unique(thin)) if warped else []
         for warp in warps:
             scales.append((warp, *place_knots(warp(x), df, degree, counts, warp(ends))))
-        warp, knots, degree_here = scales[0]
-        if warps:
-            rows, within = _condense(Block(x, *(column[there] for column in rest[1:])))
-            merits = [_find_aic(scale, rows, within, totals.n_rows) for scale in scales]
-            merits[0] += _BETTER
-            warp, knots, degree_here = scales[int(np.argmin(merits))]
+        values = find_values(x, df)
+        atoms = ()
+        if with_atoms and values is None and repeats(x):
+            if distinct is None:
+                distinct = find_distinct([*X.T, totals.sample.y, totals.sample.offset])
+            atoms = find_atoms(x[distinct[there]])
+        best = 0
+        if warps or len(atoms):
+            alone = Block(x, *(column[there] for column in rest[1:]))
+            fits = [_fit_alone(scale, *_condense(alone), totals.n_rows) for scale in scales]
+            best = int(np.argmin([aic - _BETTER * (k > 0) for k, (aic, _) in enumerate(fits)]))
+            if len(atoms) and not _deviate(
+                scales[best], fits[best][1], alone, distinct[there], atoms
+            ):
+                atoms = ()
+        warp, knots, degree_here = scales[best]
         if knots is not None or missing:
-            terms.append(SplineBasis(j, knots, degree_here, missing, warp))
-            terms[-1].values = find_values(x, df)
+            term = SplineBasis(j, knots, degree_here, missing, warp, float(ends[0]), atoms)
+            term.values = values
+            terms.append(term)
     return Basis(terms)
 
 
@@ -98,8 +113,12 @@ def _condense(rows):
     return Block(x[:, None], means, total, np.zeros(len(means))), within
 
 
-def _find_aic(scale, rows, within, n_rows):
-    """Return the AIC, up to a constant, of a one-column gaussian model on a given scale."""
+def _fit_alone(scale, rows, within, n_rows):
+    """
+    Fit a one-column gaussian model on a given scale.
+
+    Returns its AIC, up to a constant, and the coefficients of its functions.
+    """
     warp, knots, degree = scale
     basis, smoothing = Basis([SplineBasis(0, knots, degree, warp=warp)]), Smoothing(None)
     passed = Rows(basis, [rows], n_rows, float(rows.weight.sum()), n_lines=len(rows.y))
@@ -110,4 +129,14 @@ def _find_aic(scale, rows, within, n_rows):
     solution = solve(normal, penalty)
     edf = solution.determined.sum() - penalty @ solution.inverse.diagonal()
     left = max(residual_square(normal, solution.coef), np.finfo(float).tiny)
-    return n_rows * np.log(left) + 2 * edf
+    return n_rows * np.log(left) + 2 * edf, basis.rotate(solution.coef)
+
+
+def _deviate(scale, coef, rows, distinct, atoms):
+    """Return whether atoms deviate from the curve that `_fit_alone` has found."""
+    warp, knots, degree = scale
+    term = SplineBasis(0, knots, degree, warp=warp, atoms=atoms)
+    columns, values = term.evaluate(rows.X)
+    effects = np.append(0.0, coef[1:])  # the first B-spline is left out
+    fitted = coef[0] + np.einsum("ij,ij->i", effects[columns], values)
+    return stand_out(term.mark(rows.X), rows.y - fitted, rows.weight, distinct, len(atoms))

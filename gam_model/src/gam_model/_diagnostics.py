@@ -3,6 +3,7 @@
 import numpy as np
 from scipy import stats
 
+from gam_model._bins import average, bound_share
 from gam_model._drawing import (
     BLUE,
     GREY,
@@ -16,7 +17,6 @@ from gam_model._drawing import (
     strip,
 )
 from gam_model._inference import normal_quantile
-from gam_model._residuals import average, bound_share, find_residuals
 
 _Z = normal_quantile(0.95)
 _POINTS = 2000  # rows drawn as points at most; of more, a random sample
@@ -34,7 +34,7 @@ def draw_diagnostics(estimator, family, eta, mu, y):
         axes.locator_params(nbins=6)
     linear = estimator.terms_.link == "identity"
     scale = "fitted" if linear else f"fitted, as {label(name_scale(estimator), 40)}"
-    if family.name == "binomial":
+    if family.two_outcomes:
         two = set(np.unique(y)) == {0, 1}
         _draw_calibration(panels[0], y, mu)
         _draw_mean_residuals(panels[1], eta, y - mu, scale)
@@ -45,7 +45,7 @@ def draw_diagnostics(estimator, family, eta, mu, y):
             _draw_histogram(panels[2], mu, "Fitted values", "fitted")
             _draw_observed(panels[3], y, mu, drawn)
     else:
-        two, residuals = False, find_residuals(family, y, mu, estimator.scale_)
+        two, residuals = False, family.residuals(y, mu, estimator.scale_)
         _draw_quantiles(panels[0], residuals)
         _draw_residuals(panels[1], eta, residuals, drawn, scale)
         _draw_histogram(panels[2], residuals, "Residuals", "residual", stats.norm.pdf)

@@ -4,7 +4,7 @@ import functools
 import importlib
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 
 import numpy as np
@@ -21,6 +21,7 @@ _LEVELS = 60  # of one feature: more would not be legible
 _FAR = 20  # times the distance of three quarters: there an axis is logarithmic
 _REACH = 8  # times the mean contribution: a curve that goes beyond has its own scale
 _FIRST, _LAST = -719_162, 2_932_897  # days of Python's dates, which matplotlib draws
+_BARS = 40  # atoms whose intervals are drawn; of more, only the points
 _RUG = 200  # rows: more are drawn as a histogram
 _SCALES = {
     "identity": "prediction",
@@ -170,6 +171,8 @@ class Panel:
         Contribution there, and the lower and upper end of its interval.
     missing : ndarray of shape (3, 1) or (3, 0)
         The same of a missing cell, if there were any in training.
+    atoms : ndarray of shape (4, n_atoms)
+        Values that deviate from the curve, and the same as `curve` there.
     linear : float
         Beyond this distance from 0 the axis of x is logarithmic; inf if it isn't.
     few : bool
@@ -181,6 +184,7 @@ class Panel:
     x: np.ndarray
     curve: np.ndarray
     missing: np.ndarray
+    atoms: np.ndarray = field(default_factory=lambda: np.empty((4, 0)))
     linear: float = np.inf
     few: bool = False
 
@@ -218,12 +222,21 @@ def trace(estimator, k, coverage):
         if not term.unit:
             linear = _find_linear(knots if term.warp is None else term.warp.invert(knots))
         x = _spread(*term.range, linear)
-    points = x if term.missing is None else np.append(x, np.nan)
-    estimate = term(points)
-    error = normal_quantile(coverage) * np.sqrt(estimator._posterior.term_variance(k, points))
-    curve = np.stack([estimate, estimate - error, estimate + error])
+    points, z = x if term.missing is None else np.append(x, np.nan), normal_quantile(coverage)
+
+    def bound(evaluate, x, **how):
+        error = z * np.sqrt(estimator._posterior.term_variance(k, x, **how))
+        return evaluate(x) + np.array([[0.0], [-1.0], [1.0]]) * error
+
+    atoms = np.empty((4, 0))
+    if isinstance(term, LevelTerm):
+        curve = bound(term, points)
+    else:
+        curve = bound(term.curve, points, atoms=False)
+        if term.atoms is not None:
+            atoms = np.vstack([term.atoms[0], bound(term, term.atoms[0])])
     edf = estimator.edf_[term.feature]
-    return Panel(term, edf, x, curve[:, : len(x)], curve[:, len(x) :], linear, few)
+    return Panel(term, edf, x, curve[:, : len(x)], curve[:, len(x) :], atoms, linear, few)
 
 
 def _find_linear(knots):
@@ -254,7 +267,9 @@ def _spread(low, high, linear):
 
 def find_limits(panels):
     """Return limits of y that show all curves, and bands so far as curves keep a third."""
-    tall = np.hstack([part for panel in panels for part in (panel.curve, panel.missing)])
+    tall = np.hstack(
+        [part for panel in panels for part in (panel.curve, panel.missing, panel.atoms[1:])]
+    )
     low, high = min(tall[0].min(), 0.0), max(tall[0].max(), 0.0)
     room = (high - low) or np.inf
     low, high = max(tall[1].min(), low - room), min(tall[2].max(), high + room)
@@ -284,7 +299,9 @@ def share_limits(panels, importances):
         Panels within the limits.
     """
     reach = _REACH * max(importances[panel.term.feature] for panel in panels)
-    shared = [panel for panel in panels if abs(panel.curve[0]).max() <= reach] or panels
+    heights = [abs(np.append(panel.curve[0], panel.atoms[1])).max() for panel in panels]
+    shared = [panel for panel, height in zip(panels, heights, strict=True) if height <= reach]
+    shared = shared or panels
     return find_limits(shared), shared
 
 
@@ -325,6 +342,13 @@ def draw_term(axes, panel, limits, rows=None, legible=True):
         else:
             axes.fill_between(x, *band, color=BLUE, alpha=0.2, linewidth=0)
             axes.plot(x, middle, color=BLUE, linewidth=1.5, label="curve")
+        if panel.atoms.size:
+            where_atoms, *curve = panel.atoms
+            few = len(where_atoms) <= _BARS
+            axes.errorbar(
+                where_atoms, curve[0], _arms(curve) if few else None, fmt="o", color=BLUE,
+                markersize=3 if few else 2, linewidth=0.8, label="values",
+            )  # fmt: skip
     if panel.missing.size:
         line = axes.errorbar(
             [where], panel.missing[0], _arms(panel.missing), fmt="D", color=ORANGE, markersize=4

@@ -43,11 +43,14 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
     extrapolate : {"linear", "constant", "error"}, default="linear"
         How a curve continues outside its training range: along its tangent, as a constant, or
         not at all. "error" tolerates values outside only by float32 rounding.
-    family : {"gaussian", "binomial", "poisson", "gamma"}, default="gaussian"
-        Distribution of the response; "binomial" is for proportions.
+    family : str, default="gaussian"
+        Distribution of the response: "gaussian", "binomial", which is for proportions, "poisson",
+        "gamma" or "inverse_gaussian". "quasibinomial" and "quasipoisson" have the variance of
+        their namesakes times a scale that is estimated, for responses that scatter more; they have
+        no likelihood, so that log_likelihood and aic are NaN.
     link : str, optional
         gaussian: "identity" or "log"; binomial: "logit", "probit" or "cloglog"; poisson: "log" or
-        "sqrt"; gamma: "log" or "inverse". By default the first.
+        "sqrt"; gamma: "log" or "inverse"; inverse_gaussian: "log". By default the first.
     criterion : {"reml", "gcv"}, default="reml"
         What alpha="auto" optimises: restricted likelihood, or generalised cross-validation.
     categorical_features : "from_dtype", None or array-like, default="from_dtype"
@@ -66,12 +69,17 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         nothing. "likelihood": multipliers of the rows' log-likelihoods, such as the number of
         trials of a binomial rate or the exposure of a Poisson rate. "auto" interprets integers as
         "counts", except for rates, where they are trials or exposures. It interprets other numbers
-        as "precision" if the family's scale is estimated (gaussian, gamma) or y is 0 or 1 (a label
-        has no number of trials), and as "likelihood" for other rates of events.
+        as "precision" if y is no rate of events (gaussian, gamma, inverse_gaussian), or is 0 or 1,
+        as a label has no number of trials, and as "likelihood" for other rates of events.
     warp : {"auto", None}, default="auto"
         With "auto" and alpha="auto", a very unevenly distributed column, such as amounts that
         span powers of ten, is modelled on the scale arcsinh((x - center) / width) if a curve of
         that column alone fits at least as well on it. None leaves every column as it is.
+    atoms : {"auto", None}, default="auto"
+        With "auto" and alpha="auto", values of a numeric column that many rows share, such as
+        zeros, codes or round numbers, may deviate from its curve, each by an effect of its own.
+        One smoothing parameter for all of a column shrinks them; a column gets them where its
+        own values ask for them. None leaves the curve alone.
     verbose : int, default=0
         If not 0, a fit of more than five seconds prints every five seconds how far it is.
 
@@ -153,6 +161,7 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         solver="stream",
         weighting="auto",
         warp="auto",
+        atoms="auto",
         verbose=0,
     ):
         self.df = df
@@ -166,6 +175,7 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         self.solver = solver
         self.weighting = weighting
         self.warp = warp
+        self.atoms = atoms
         self.verbose = verbose
 
     def fit(self, X, y, sample_weight=None, offset=None):
@@ -292,6 +302,8 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         What `sample_weight` means, as in `GAMRegressor`.
     warp : {"auto", None}, default="auto"
         Whether a column whose values are spread very unevenly gets a scale of its own.
+    atoms : {"auto", None}, default="auto"
+        Whether values that many rows share may deviate from the curve, as in `GAMRegressor`.
     verbose : int, default=0
         Whether a long fit prints how far it is.
 
@@ -350,6 +362,7 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         categorical_features="from_dtype",
         weighting="auto",
         warp="auto",
+        atoms="auto",
         verbose=0,
     ):
         self.df = df
@@ -361,6 +374,7 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         self.categorical_features = categorical_features
         self.weighting = weighting
         self.warp = warp
+        self.atoms = atoms
         self.verbose = verbose
 
     def __sklearn_tags__(self):

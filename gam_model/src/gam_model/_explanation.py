@@ -119,8 +119,8 @@ class ExplanationMixin:
         dict of str to pandas.DataFrame
             By feature: columns x (values, dates in UTC, durations or levels), contribution, lower
             and upper, on the scale of the link. A column of few distinct values has a row for
-            each. If cells were missing in training, the last row is theirs: its x is NaN, NaT
-            among dates, or None among levels.
+            each, and so has each value that deviates from its curve. If cells were missing in
+            training, the last row is theirs: its x is NaN, NaT among dates, or None among levels.
         """
         import pandas as pd
 
@@ -134,6 +134,7 @@ class ExplanationMixin:
                 basis = self._posterior.basis.terms[k]
                 few = basis.values is not None
                 x = basis.values if few else np.linspace(low, high, n_points)
+                x = np.union1d(x, basis.atoms)
                 shown = x.tolist()
             if term.missing is not None:
                 x = np.append(x, np.nan)

@@ -1,7 +1,7 @@
 """Exponential families and link functions."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import expit, gammaincinv, gammaln, logit, ndtr, ndtri, xlog1py, xlogy
@@ -11,6 +11,7 @@ _HUGE = np.finfo(float).max
 _TINY = 1e-200
 # Distance of a binomial mu from 0 and 1, so that weights and deviance are finite.
 _EDGE = np.finfo(float).eps
+_LEAST = np.finfo(float).tiny
 _MANY = 1e6  # counts treated as continuous, as SciPy computes their quantiles slowly
 
 
@@ -121,6 +122,8 @@ class Family:
     """
     An exponential family: how the response scatters around its mean mu.
 
+    It owns its whole law; no other module asks which family it is.
+
     Parameters
     ----------
     name : str
@@ -147,7 +150,20 @@ class Family:
         The scale where the family fixes it; None where it is estimated.
     quantile : callable or None
         Quantiles of a new response, from the probabilities, mu, how uncertain mu is (its
-        variance) and the scale; None where single responses are 0 or 1.
+        variance) and the scale; None where single responses are 0 or 1, or have no distribution.
+    tails : callable or None
+        Probabilities of a response below y and above it, from y, mu and the scale; where the
+        distribution has steps, those of a point drawn from the step at y. It returns None for y
+        that are not of the distribution, such as rates; None where there are two outcomes.
+    is_rate : bool
+        Whether y may be a rate of events, of which the weight is the number of trials, or the
+        exposure.
+    two_outcomes : bool
+        Whether a single response is 0 or 1, so that y is a share.
+    one_step : Link or None
+        The link with which one least-squares step is the whole fit.
+    location : bool
+        Whether the deviance depends on y - mu alone, so that y may be shifted.
 
     References
     ----------
@@ -166,6 +182,46 @@ class Family:
     log_scale: Callable[[float], float]
     scale: float | None
     quantile: Callable[[np.ndarray, np.ndarray, np.ndarray, float], np.ndarray] | None
+    tails: Callable[[np.ndarray, np.ndarray, float], tuple | None] | None = None
+    is_rate: bool = False
+    two_outcomes: bool = False
+    one_step: Link | None = None
+    location: bool = False
+
+    def residuals(self, y, mu, scale):
+        """
+        Return quantile residuals, which are standard normal if the model holds.
+
+        r = Phi^-1(F(y; mu, scale)) with F the family's distribution function; deviance residuals,
+        sign(y - mu) sqrt(d / scale), where there is none.
+
+        Parameters
+        ----------
+        y, mu : ndarray of shape (n_samples,)
+            Response and its fitted mean.
+        scale : float
+            The family's scale.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Residuals, the same at each call.
+
+        References
+        ----------
+        Dunn and Smyth (1996), "Randomized quantile residuals", Journal of Computational and
+        Graphical Statistics 5(3).
+        """
+        scale = max(scale, _LEAST)  # it is 0 for an exact fit
+        if self.location:
+            return (y - mu) / np.sqrt(scale)
+        tails = self.tails(y, mu, scale) if self.tails else None
+        if tails is None:
+            deviance = np.maximum(self.unit_deviance(y, mu), 0.0)
+            return np.sign(y - mu) * np.sqrt(deviance / scale)
+        # Each tail probability is computed directly, to keep its precision.
+        low, high = (-ndtri(np.clip(tail, _LEAST, 1.0)) for tail in tails)
+        return np.where(tails[0] < tails[1], -low, high)
 
 
 # A new response varies by V(mu) scale + variance: a normal; for counts a negative binomial, for
@@ -188,6 +244,38 @@ def _count_quantile(p, mu, variance, _):
 def _gamma_quantile(p, mu, variance, scale):
     shape = 1 / (scale + variance / mu / mu)
     return mu * (gammaincinv(shape, p) / shape)
+
+
+def _count_tails(y, mu, _):
+    from scipy import stats
+
+    if not np.array_equal(y, np.floor(y)):
+        return None
+    law, u = stats.poisson(mu), np.random.default_rng(0).uniform(size=len(y))
+    step = u * law.pmf(y)
+    return law.cdf(y - 1) + step, law.sf(y - 1) - step
+
+
+def _gamma_tails(y, mu, scale):
+    from scipy import stats
+
+    law = stats.gamma(1 / scale, scale=mu * scale)
+    return law.cdf(y), law.sf(y)
+
+
+def _inverse_gaussian(mu, scale):
+    from scipy import stats
+
+    return stats.invgauss(mu * scale, scale=1 / scale)
+
+
+def _inverse_gaussian_quantile(p, mu, variance, scale):
+    return _inverse_gaussian(mu, scale + variance / mu**3).ppf(p)
+
+
+def _inverse_gaussian_tails(y, mu, scale):
+    law = _inverse_gaussian(mu, scale)
+    return law.cdf(y), law.sf(y)
 
 
 # Deviances are functions of q = y / mu, flat at q = 1, so rounding of q has no effect where y is
@@ -224,6 +312,8 @@ FAMILIES = {
             log_scale=lambda scale: -0.5 * np.log(2 * np.pi * scale),
             scale=None,
             quantile=_normal_quantile,
+            one_step=IDENTITY,
+            location=True,
         ),
         Family(
             "binomial",
@@ -238,6 +328,8 @@ FAMILIES = {
             log_scale=lambda scale: 0.0,
             scale=1.0,
             quantile=None,
+            is_rate=True,
+            two_outcomes=True,
         ),
         Family(
             "poisson",
@@ -252,6 +344,8 @@ FAMILIES = {
             log_scale=lambda scale: 0.0,
             scale=1.0,
             quantile=_count_quantile,
+            tails=_count_tails,
+            is_rate=True,
         ),
         Family(
             "gamma",
@@ -266,8 +360,36 @@ FAMILIES = {
             log_scale=lambda scale: -(1 + np.log(scale)) / scale - gammaln(1 / scale),
             scale=None,
             quantile=_gamma_quantile,
+            tails=_gamma_tails,
+        ),
+        Family(
+            "inverse_gaussian",
+            links=(LOG,),
+            variance=lambda mu: mu**3,
+            unit_deviance=lambda y, mu: (y / mu - 1) ** 2 / y,
+            bounds=(_TINY**0.5, _TINY**-0.5),  # of which the cube is a number
+            domain="positive",
+            accepts=lambda low, high: low > 0,
+            generator=lambda y: 0.5 / y,
+            log_base=lambda y: -1.5 * np.log(y),
+            log_scale=lambda scale: -0.5 * np.log(2 * np.pi * scale),
+            scale=None,
+            quantile=_inverse_gaussian_quantile,
+            tails=_inverse_gaussian_tails,
         ),
     )
+}
+# A mean and a variance without a distribution: no likelihood, and no quantiles of a response.
+FAMILIES |= {
+    f"quasi{name}": replace(
+        FAMILIES[name],
+        name=f"quasi{name}",
+        scale=None,
+        log_scale=lambda scale: np.nan,
+        quantile=None,
+        tails=None,
+    )
+    for name in ("binomial", "poisson")
 }
 
 

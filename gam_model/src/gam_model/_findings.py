@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from gam_model._basis import LevelBasis
+from gam_model._functions import LevelBasis
 
 _NAMED = 3  # columns or levels listed in a warning
 _EXPECTED = 10  # expected rows of an outcome at a level that has none
@@ -74,11 +74,11 @@ def _find_levels(terms, totals, family, names, levels):
     for term in terms:
         if not isinstance(term, LevelBasis):
             continue
-        codes = term.evaluate(sample.X[:, term.feature])[0][:, 0]
+        codes = term.mark(sample.X[:, term.feature])
         rows = np.bincount(codes, sample.weight, minlength=term.size)
         total = np.bincount(codes, sample.weight * sample.y, minlength=term.size)
         without = (total == 0) & (rows * totals.mean >= _EXPECTED)
-        if family.name == "binomial":
+        if family.two_outcomes:
             without |= (total == rows) & (rows * (1 - totals.mean) >= _EXPECTED)
         for code in np.flatnonzero(without):
             level = "missing" if code >= term.n_levels else repr(levels[term.feature][code])

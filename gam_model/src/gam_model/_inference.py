@@ -82,7 +82,7 @@ class Posterior:
             variance[rows] = spread + alone
         return np.maximum(variance, 0.0)
 
-    def term_variance(self, k, x):
+    def term_variance(self, k, x, atoms=True):
         """
         Return the variance of one centred term.
 
@@ -92,6 +92,8 @@ class Posterior:
             Position of the term.
         x : ndarray of shape (n_samples,)
             Values of its feature.
+        atoms : bool, default=True
+            Whether atoms deviate from the curve; else the variance is that of the curve.
 
         Returns
         -------
@@ -108,7 +110,10 @@ class Posterior:
             alone = np.where(known >= 0, alone + off - twice[known], 0.0)
             design = design - mean
         else:
-            design, dense = self._design(k, x) - self.means[own], dense[own, own]
+            design, dense = self._design(k, x), dense[own, own]
+            if not atoms:
+                design[:, np.isin(np.arange(own.start, own.stop), self.basis.marked)] = 0.0
+            design -= self.means[own]
         return np.maximum(np.einsum("ij,ij->i", design @ dense, design) + alone, 0.0)
 
     def intercept_variance(self):
@@ -298,7 +303,7 @@ def check_levels(fit, k, scale, residual_df):
     coef, penalty, n = fit.solution.coef, basis.penalize(fit.weights), basis.n_dense
     random = np.zeros(len(coef), dtype=bool)
     for term, block in zip(basis.terms, basis.blocks, strict=True):
-        random[block] = not term.left_out  # then all of it is penalised
+        random[block] = term.is_random
     block, levels = basis.blocks[k], slice(n, None)
     if k == basis.last and len(gram.own) > _FEW_EFFECTS:
         effects, others = coef[levels], gram.cross.T @ coef[levels]
@@ -446,12 +451,13 @@ def response_interval(family, link, eta, variance, scale, coverage):
     Raises
     ------
     ValueError
-        For the binomial, whose single response is 0 or 1.
+        If single responses are 0 or 1, or have no distribution.
     """
     if family.quantile is None:
+        why = "is 0 or 1" if family.two_outcomes else "has no distribution, only mean and variance"
         raise ValueError(
-            f'a single response of family="{family.name}" is 0 or 1; use kind="confidence" for '
-            "the interval of its probability"
+            f'a single response of family="{family.name}" {why}; use kind="confidence" for '
+            f"the interval of its {'probability' if family.two_outcomes else 'mean'}"
         )
     tails, mu = np.array([(1 - coverage) / 2, (1 + coverage) / 2]), link.inverse(eta)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):

@@ -83,13 +83,11 @@ class Inverse(NamedTuple):
         -------
         ndarray of shape (n_penalties, n_penalties)
         """
-        k, n_penalties = len(self.dense), len(basis.owners)
-        penalties = np.zeros((k, n_penalties))
-        under = np.flatnonzero(basis.member[:k] >= 0)
-        penalties[under, basis.member[under]] = basis.curvature[under]
+        k = len(self.dense)
+        penalties = basis.scatter(np.ones(len(basis.owners)))[:k]
         overlap = penalties.T @ (self.dense**2 @ penalties)
         if len(self.own):
-            last = basis.member[k]
+            last = np.flatnonzero(basis.owners == basis.last)[0]
             product = self.dense @ (self.shift.T @ self.shift)
             crossed = penalties.T @ np.einsum("ij,ji->i", product, self.dense)
             overlap[last] += crossed
@@ -184,7 +182,8 @@ def solve(normal, penalty):
         if pivots.min() < _SMALLEST_PIVOT:
             raise LinAlgError
         inverse, _ = dpotri(factor, lower=True)
-        inverse = np.tril(inverse) + np.tril(inverse, -1).T
+        inverse = inverse + inverse.T  # above the diagonal there are zeros
+        inverse.flat[:: k + 1] /= 2
     except LinAlgError:
         values, vectors = eigh(scaled)
         good = values > _SMALLEST_PIVOT * values[-1]

@@ -99,7 +99,7 @@ def scan(blocks, family, limit=None, weighting="auto"):
             continue
         X, y, weight, _ = block
         if centre is None:  # avoids cancellation in sums of squares
-            centre = float(y.mean()) if family.name == "gaussian" else 0.0
+            centre = float(y.mean()) if family.location else 0.0
         is_missing = np.isnan(X)
         low = np.fmin(low, X.min(axis=0, where=~is_missing, initial=np.inf))
         high = np.fmax(high, X.max(axis=0, where=~is_missing, initial=-np.inf))
@@ -132,22 +132,22 @@ def scan(blocks, family, limit=None, weighting="auto"):
         )
     check_reach("y", y_low, y_high)
     mean = total / all_weight
-    if family.name == "binomial" and mean in (0, 1):
+    if family.two_outcomes and mean in (0, 1):
         raise ValueError(
             f"y is {mean:g} in every row with a positive weight; fit rows of both classes"
         )
     if weighting == "auto":
         # A rate with an integer number of trials is a single row, not repeated rows.
-        counted = whole and (family.scale is None or whole_y)
+        counted = whole and (whole_y or not family.is_rate)
         # Labels 0 and 1 have no trials: their weights are boosting or survey weights.
-        labels = family.name == "binomial" and whole_y
-        relative = not whole and (family.scale is None or labels)
+        labels = family.two_outcomes and whole_y
+        relative = not whole and (labels or not family.is_rate)
     else:
         counted, relative = weighting == "counts", weighting == "precision"
     unit = n_lines / all_weight if relative else 1.0
     null = 2 * (generated - all_weight * float(family.generator(np.float64(mean))))
     log_base *= unit
-    if relative and family.name == "gaussian":
+    if relative and family.location:
         log_base += (log_weight + n_lines * np.log(unit)) / 2
     return Totals(
         n_rows=all_weight if counted else float(n_lines),
@@ -169,11 +169,12 @@ class Chunk(NamedTuple):
     """
     Some rows for the solver: the basis where it is not zero, response, weights, offsets.
 
-    columns, values and levels are those of `Basis.evaluate`.
+    columns, values, marks and levels are those of `Basis.evaluate`.
     """
 
     columns: np.ndarray
     values: np.ndarray
+    marks: np.ndarray
     levels: np.ndarray | None
     y: np.ndarray
     weight: np.ndarray
@@ -205,7 +206,7 @@ class Rows:
     def __init__(self, basis, blocks, n_rows, weight, unit=1.0, centre=0.0, n_lines=np.inf):
         self.basis, self.n_rows, self.weight = basis, n_rows, weight
         self._blocks, self._unit, self._centre, self._chunks = blocks, unit, centre, None
-        slots = sum(term.slots for term in basis.terms)
+        slots = sum(term.slots + (term.n_marks > 0) for term in basis.terms)
         self._kept = n_lines * slots <= _CACHED
 
     def __iter__(self):

@@ -45,7 +45,8 @@ def start_weights(normal, basis):
     ndarray of shape (n_penalties,)
         lambda_j, positive.
     """
-    return basis.total(normal.gram.diagonal()) / basis.total(basis.curvature)
+    sizes = np.bincount(basis.members, basis.sizes, minlength=len(basis.owners))
+    return basis.total(normal.gram.diagonal()) / sizes
 
 
 class Smoothing(NamedTuple):
@@ -205,21 +206,20 @@ def measure_reml(normal, basis, scale, weights):
     """
     penalty = basis.penalize(weights)
     coef, inverse, determined, log_det = solve(normal, penalty)
-    ranks = basis.total(np.ones(len(coef)))
+    log_penalty, ranks, bends = basis.log_det(weights)
     distance = penalised_square(normal, coef)
     left = max(normal.n_rows - (determined.sum() - ranks.sum()), 1.0)
     phi = scale or distance / left
-    bent = basis.total(penalty * coef**2) / phi
-    held = basis.total(penalty * inverse.diagonal())
-    pulls = np.zeros((len(coef), len(weights)))
-    under = np.flatnonzero(basis.member >= 0)
-    pulls[under, basis.member[under]] = (penalty * coef)[under]
+    bent = basis.weigh(weights, coef**2) / phi
+    held = basis.weigh(weights, inverse.diagonal())
+    pulls = coef[:, None] * basis.scatter(weights)
     hessian = (
         np.diag(bent + held)
         - 2 / phi * pulls.T @ inverse.dot(pulls)
         - weights * weights[:, None] * inverse.overlap(basis)
+        - bends
     )
-    value, gradient = log_det - ranks @ np.log(weights), bent + held - ranks
+    value, gradient = log_det - log_penalty, bent + held - ranks
     if scale is not None:
         return Reml(float(value + distance / phi), gradient, hessian, phi)
     value += left * np.log(distance)
@@ -361,7 +361,6 @@ def choose_by_gcv(normal, basis, bounds, weights=None):
     Mathematik 31.
     """
     unit = start_weights(normal, basis)
-    under = np.flatnonzero(basis.member >= 0)
     # As in `measure_reml`: else all rows could be fitted, noise included.
     price = 2 * (1 + find_shortage(normal.n_rows, len(normal.moment)))
 
@@ -372,12 +371,9 @@ def choose_by_gcv(normal, basis, bounds, weights=None):
         edf = determined.sum() - penalty @ inverse.diagonal()
         rss, left = residual_square(normal, coef), max(normal.n_rows - edf, 1e-3)
         # With respect to log lambda_j: of the coefficients, and of edf.
-        pulls = np.zeros((len(coef), len(weights)))
-        pulls[under, basis.member[under]] = (penalty * coef)[under]
-        turns = -inverse.dot(pulls)
-        losses = weights * (inverse.overlap(basis) @ weights) - basis.total(
-            penalty * inverse.diagonal()
-        )
+        turns = -inverse.dot(coef[:, None] * basis.scatter(weights))
+        losses = weights * (inverse.overlap(basis) @ weights)
+        losses -= basis.weigh(weights, inverse.diagonal())
         pull = (normal.gram.dot(coef) - normal.moment) @ turns
         return np.log(rss) - price * np.log(left), 2 * pull / rss + price * losses / left
 

@@ -59,15 +59,23 @@ def accumulate(rows, family, link, coef):
     Wood (2017), "Generalized Additive Models", 2nd edition, section 6.1.1.
     """
     basis = rows.basis
-    dense = basis.n_dense  # index for functions left out, which have no coefficient
-    coef = basis.rotate(coef)
-    full, effects = np.append(coef[:dense], 0.0), coef[dense:]
-    gram, moment, means = np.zeros((dense, dense)), np.zeros(len(coef)), np.zeros(len(coef))
-    cross, own = np.zeros((len(effects), dense)), np.zeros(len(effects))
-    square, deviance, design = 0.0, 0.0, np.empty((CHUNK, dense + 1))
+    coef, dense = basis.rotate(coef), basis.n_dense
+    # Sums are by wide functions, then marked ones, then the levels of the term that stands last.
+    # One index more is for functions left out, and for no mark.
+    order = np.concatenate([basis.wide, basis.marked, np.arange(dense, len(coef))])
+    n_wide, n_marked, n_levels = len(basis.wide), len(basis.marked), len(coef) - dense
+    full, effects = np.append(coef[basis.wide], 0.0), coef[dense:]
+    marked = np.append(coef[basis.marked], 0.0)
+    gram, met = np.zeros((n_wide, n_wide)), np.zeros((n_marked, n_wide))
+    shared = np.zeros((n_marked, n_marked))
+    moments, means = np.zeros(len(coef)), np.zeros(len(coef))
+    cross, own = np.zeros((n_levels, dense)), np.zeros(n_levels)
+    square, deviance, design = 0.0, 0.0, np.empty((CHUNK, n_wide + 1))
     ends = link.link(np.array(family.bounds)) if np.isfinite(family.bounds).all() else None
-    for columns, values, levels, y, weight, offset in rows:
+    for columns, values, marks, levels, y, weight, offset in rows:
         eta = offset + full[0] + np.einsum("ij,ij->i", full[columns], values)
+        if n_marked:
+            eta += marked[marks].sum(axis=1)
         if levels is not None:
             eta += effects[levels]
         mu = np.clip(link.inverse(eta), *family.bounds)
@@ -84,24 +92,47 @@ def accumulate(rows, family, link, coef):
         B.fill(0.0)
         B[:, 0] = root
         np.put_along_axis(B, columns, values * root[:, None], axis=1)
-        B = B[:, :dense]
+        B = B[:, :n_wide]
         gram += B.T @ B
-        moment[:dense] += B.T @ z
+        moments[:n_wide] += B.T @ z
         square += float(z @ z)
         prior = values * weight[:, None]
-        means[:dense] += np.bincount(columns.ravel(), prior.ravel(), minlength=dense + 1)[:dense]
+        means[:n_wide] += np.bincount(columns.ravel(), prior.ravel(), n_wide + 1)[:n_wide]
+        if n_marked:
+            at = slice(n_wide, dense)
+            by_mark = _sort_rows(marks, root, n_marked + 1)
+            met += (by_mark @ B)[:-1]
+            shared += (by_mark @ by_mark.T).toarray()[:-1, :-1]
+            moments[at] += (by_mark @ z)[:-1]
+            prior = np.repeat(weight, marks.shape[1])
+            means[at] += np.bincount(marks.ravel(), prior, n_marked + 1)[:-1]
         if levels is not None:
             here, which = np.unique(levels, return_inverse=True)
-            starts = np.arange(len(y) + 1)
-            by_level = csr_array((root, which, starts), shape=(len(y), len(here))).T
-            cross[here] += by_level @ B
+            by_level = _sort_rows(which[:, None], root, len(here))
+            cross[here, :n_wide] += by_level @ B
+            if n_marked:
+                cross[here, n_wide:] += (by_level @ by_mark.T).toarray()[:, :-1]
             own[here] += np.bincount(which, root * root)
-            moment[dense + here] += by_level @ z
+            moments[dense + here] += by_level @ z
             means[dense + here] += np.bincount(which, weight)
-    rotation = basis.rotation
-    gram = Arrowhead(rotation.T @ gram @ rotation, cross @ rotation, own)
-    moment = np.append(rotation.T @ moment[:dense], moment[dense:])
-    return Normal(gram, moment, square, deviance, means / rows.weight, rows.n_rows)
+    rotation = basis.rotation[np.ix_(basis.wide, basis.wide)]
+    met = met @ rotation
+    total = np.block([[rotation.T @ gram @ rotation, met.T], [met, shared]])
+    cross[:, :n_wide] = cross[:, :n_wide] @ rotation
+    moments[:n_wide] = rotation.T @ moments[:n_wide]
+    if n_marked:  # back to the order of the coefficients
+        back = np.argsort(order)
+        total, cross = total[np.ix_(back[:dense], back[:dense])], cross[:, back[:dense]]
+        moments, means = moments[back], means[back]
+    gram = Arrowhead(total, cross, own)
+    return Normal(gram, moments, square, deviance, means / rows.weight, rows.n_rows)
+
+
+def _sort_rows(marks, root, size):
+    """Return the rows' indicators, times `root`, as a sparse matrix of shape (size, n_rows)."""
+    n, m = marks.shape
+    data, starts = np.repeat(root, m), np.arange(0, n * m + 1, m)
+    return csr_array((data, marks.ravel(), starts), shape=(n, size)).T
 
 
 class Reference(NamedTuple):
@@ -394,7 +425,7 @@ def iterate(rows, family, link, smoothing, start, hold=0.0, tol=1e-10, max_iter=
                 return held._replace(vanished=vanished)
         if follow:
             # The restricted likelihood at the current smoothing parameters and coefficients.
-            merit = solution.log_det - basis.total(np.ones(len(coef))) @ np.log(weights)
+            merit = solution.log_det - basis.log_det(weights)[0]
             merit += after / scale if family.scale else normal.n_rows * np.log(after)
             follow *= 0.5 if merit > previous + _NOISE * abs(previous) else 2.0
             follow = min(follow, 1.0, _DAMPED_AFTER / (step + 1))

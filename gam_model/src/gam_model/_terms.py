@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
+from gam_model._atoms import bracket, locate
 from gam_model._families import LINKS
 from gam_model._splines import fold_spline
 from gam_model._warp import Warp
 from gam_model.dates import write_iso
 
 FORMAT = "gam_model.AdditiveModel"
-VERSION = 2
+VERSION = 3
+_PLAIN = 2  # version of a file without the arguments below, which older readers can read
+_SINCE_3 = frozenset({"atoms"})
 _CHUNK = 16_384  # rows: bounds memory, and a column fits in a core's cache
 _FEW = 32  # pieces up to which a linear scan beats binary search
 
@@ -47,6 +50,9 @@ class SmoothTerm:
     unit : {"date", "duration"} or None, default=None
         What the days are that the term reads, if they are days; `gam_model.dates.read_iso` turns
         text into them.
+    atoms : array-like of shape (2, n_atoms) or None, default=None
+        Values of the feature, ascending, that deviate from the curve, and by how much, on the
+        scale of the link. A number counts as such a value if float32 cannot tell them apart.
 
     Examples
     --------
@@ -63,6 +69,7 @@ class SmoothTerm:
     missing: float | None = None
     warp: Warp | None = None
     unit: str | None = None
+    atoms: np.ndarray | None = None
 
     def __post_init__(self):
         """Fold the spline, and add one piece to either end."""
@@ -82,6 +89,9 @@ class SmoothTerm:
             "_origins": np.append(curve.x[0], curve.x),
             "_pieces": np.column_stack([tails[:, 0], curve.c, tails[:, 1]]),
         }
+        if self.atoms is not None:
+            frozen["atoms"] = np.array(self.atoms, dtype=float)
+            frozen["_low"], frozen["_high"] = bracket(frozen["atoms"][0])
         for name, array in frozen.items():
             array.flags.writeable = False
             object.__setattr__(self, name, array)
@@ -92,6 +102,8 @@ class SmoothTerm:
             "_by_piece",
             list(zip(self._origins.tolist(), *self._pieces.tolist(), strict=True)),
         )
+        few = () if self.atoms is None else (self._low, self._high, self.atoms[1])
+        object.__setattr__(self, "_by_atom", tuple(part.tolist() for part in few))
 
     def __reduce__(self):
         """Pickle the arguments; the polynomials are folded again on loading."""
@@ -122,6 +134,31 @@ class SmoothTerm:
         ValueError
             If extrapolate="error" and a value lies outside the training range by more than the
             rounding of float32.
+        """
+        value = self.curve(x)
+        if self.atoms is not None:
+            atom = locate(x, self._low, self._high)
+            value += np.append(self.atoms[1], 0.0).take(atom)
+        return value
+
+    def curve(self, x):
+        """
+        Evaluate the term without what its atoms deviate by.
+
+        Parameters
+        ----------
+        x : ndarray of shape (n_samples,), float64
+            As for the term.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+            On the scale of the link.
+
+        Raises
+        ------
+        ValueError
+            As for the term.
         """
         if self.extrapolate == "error":
             self._refuse_outside(x)
@@ -167,12 +204,16 @@ class SmoothTerm:
             return self.missing or 0.0
         if self.extrapolate == "error":
             self._refuse_outside(np.array([x]))
-        if self.warp is not None:
-            x = float(self.warp(x))
-        origin, value, *coefs = self._by_piece[bisect_right(self._steps, x)]
-        step = x - origin
+        t = x if self.warp is None else float(self.warp(x))
+        origin, value, *coefs = self._by_piece[bisect_right(self._steps, t)]
+        step = t - origin
         for coef in coefs:
             value = value * step + coef
+        if self._by_atom:
+            low, high, effects = self._by_atom
+            atom = bisect_right(low, x) - 1
+            if atom >= 0 and x <= high[atom]:
+                value += effects[atom]
         return value
 
     def show(self, x):
@@ -483,13 +524,11 @@ class AdditiveModel:
         >>> AdditiveModel.load(path).predict([[41.0]])
         array([2.5])
         """
-        terms = []
-        for term in self.terms:
-            kind = "levels" if isinstance(term, LevelTerm) else "smooth"
-            terms.append({"kind": kind} | {f.name: getattr(term, f.name) for f in fields(term)})
+        terms = [_describe(term) for term in self.terms]
+        newer = any(not _SINCE_3.isdisjoint(term) for term in terms)
         content = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": VERSION if newer else _PLAIN,
             "link": self.link,
             "intercept": self.intercept,
             "features": list(self.features),
@@ -534,6 +573,15 @@ class AdditiveModel:
             return cls(content["intercept"], terms, content["features"], content["link"])
         except (KeyError, TypeError, AttributeError, UnicodeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a model that gam_model saved: {error!r}") from error
+
+
+def _describe(term):
+    """Return what is saved of a term; what is newer than the format's version 2, where it is."""
+    kind = "levels" if isinstance(term, LevelTerm) else "smooth"
+    values = {field.name: getattr(term, field.name) for field in fields(term)}
+    return {"kind": kind} | {
+        name: value for name, value in values.items() if name not in _SINCE_3 or value is not None
+    }
 
 
 def _as_offset(offset, n_rows):

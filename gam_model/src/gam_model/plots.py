@@ -71,7 +71,8 @@ def plot_terms(estimator, X=None, features=None, *, coverage=0.95, n_columns=3, 
 
     Notes
     -----
-    The diamond at the right is what a missing cell contributes. Of more than 60 levels those with
+    Points beside a curve are values that deviate from it, as many rows share them. The diamond at
+    the right is what a missing cell contributes. Of more than 60 levels those with
     the largest contributions are drawn. Where few values lie far out, the axis is logarithmic for
     them. Bands may leave the picture: the curves have at least a third of its height. Characters
     that matplotlib's font lacks are written as their codes.

@@ -335,7 +335,8 @@ def _draw_curves(estimator, rows):
     below = "ticks are knots" if rows is None else "the given rows are shown in grey"
     text = (
         f"Contribution to the {name_scale(estimator)}, with pointwise 95 % intervals; its mean "
-        f"over the training rows is 0. A diamond is what a missing cell contributes; {below}. "
+        f"over the training rows is 0. A diamond is what a missing cell contributes, "
+        f"a point beside a curve a value that many rows share and that deviates from it; {below}. "
         "A curve that would flatten the others has its own scale."
     )
     return f'{_say(text)}<div class="curves">{"".join(figures)}</div>'

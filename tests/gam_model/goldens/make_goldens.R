@@ -96,6 +96,22 @@ levels_binary <- function(n = 800) {
   data.frame(y = rbinom(n, 1, plogis(g$effect + h$effect - 0.3)), g = g$level, h = h$level)
 }
 
+overdispersed <- function(n = 500) {
+  seed(112)
+  x1 <- runif(n)
+  x2 <- runif(n, 0, 100)
+  mu <- exp(1 + 0.7 * sin(2 * pi * x1) + cos(x2 / 20))
+  data.frame(y = rnbinom(n, size = 2, mu = mu), x1, x2)
+}
+
+shares <- function(n = 500) {
+  seed(113)
+  x1 <- runif(n)
+  x2 <- rnorm(n)
+  mu <- plogis(sin(2 * pi * x1) + 0.4 * x2)
+  data.frame(y = rbinom(n, 10, rbeta(n, 15 * mu, 15 * (1 - mu))) / 10, x1, x2)
+}
+
 # Boundary knots at the range, repeated four times; k - 4 inner knots at equally spaced quantiles.
 cubic_knots <- function(x, k) {
   inner <- quantile(x, seq(0, 1, length.out = k - 2)[-c(1, k - 2)], type = 7, names = FALSE)
@@ -110,7 +126,7 @@ json <- function(x) {
   text <- if (is.null(x)) "null"
   else if (is.character(x)) sprintf('"%s"', x)
   else if (is.logical(x)) tolower(x)
-  else sprintf("%.10g", x)
+  else ifelse(is.na(x), "null", sprintf("%.10g", x))
   if (inherits(x, "AsIs")) text <- paste0("[", paste(text, collapse = ","), "]")
   text
 }
@@ -199,6 +215,36 @@ golden_effects <- function(name, data, family = gaussian(), k = 15) {
   print(tests)
 }
 
+# A curve from which values that many rows share deviate, as a random effect of these values.
+golden_atoms <- function(name, n = 600, k = 15) {
+  seed(111)
+  atoms <- c(0.1, 0.25, 0.5, 0.7, 0.9)
+  x <- ifelse(runif(n) < 0.4, sample(atoms, n, replace = TRUE), runif(n))
+  effect <- c(1, -0.8, 0.6, 0, -1.2)
+  at <- match(x, atoms)
+  y <- round10(sin(2 * pi * x) + ifelse(is.na(at), 0, effect[at]) + rnorm(n, sd = 0.5))
+  data <- data.frame(y, x = round10(x), atom = factor(ifelse(is.na(at), 1, at)), on = as.numeric(!is.na(at)))
+  fit <- gam(
+    y ~ s(x, bs = "bs", k = k, m = c(3, 2)) + s(atom, bs = "re", by = on), gaussian(), data,
+    method = "REML", knots = list(x = cubic_knots(data$x, k)),
+    control = gam.control(scalePenalty = FALSE, epsilon = 1e-12, newton = list(conv.tol = 1e-9))
+  )
+  stopifnot(fit$converged)
+  grid <- c(seq(0.01, 0.99, length.out = 40), atoms)
+  at <- match(grid, atoms)
+  new <- data.frame(x = grid, atom = factor(ifelse(is.na(at), 1, at)), on = as.numeric(!is.na(at)))
+  found <- predict(fit, new, se.fit = TRUE)
+  content <- list(
+    name = name, mgcv = as.character(packageVersion("mgcv")), k = k, atoms = I(atoms),
+    knots = I(unname(fit$smooth[[1]]$knots)), sp = I(unname(fit$sp)), edf = sum(fit$edf),
+    scale = fit$sig2, aic = fit$aic, grid = I(grid), fit = I(as.vector(found$fit)),
+    se = I(as.vector(found$se.fit)), x = I(data$x), y = I(data$y)
+  )
+  writeLines(json(content), file.path(here, paste0(name, ".json")))
+  print(c(fit$sp, content$edf))
+}
+
+golden_atoms("atoms")
 golden_effects("levels_gaussian", levels_gaussian())
 golden_effects("levels_crossed", levels_crossed(), poisson())
 golden_effects("levels_nested", levels_nested())
@@ -210,3 +256,5 @@ golden("binary", binary(), binomial())
 golden("counts", counts(), poisson())
 golden("gamma", gamma_log(), Gamma(link = "log"))
 golden("weights", weights_prior())
+golden("quasipoisson", overdispersed(), quasipoisson())
+golden("quasibinomial", shares(), quasibinomial())

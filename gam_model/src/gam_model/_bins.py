@@ -1,58 +1,8 @@
-"""Residuals and their binned means, for the diagnostic plots."""
+"""Binned means and intervals of shares, for the diagnostic plots."""
 
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
-
-_TINY = np.finfo(float).tiny
-
-
-def find_residuals(family, y, mu, scale):
-    """
-    Return quantile residuals, which are standard normal if the model holds.
-
-    r = Phi^-1(F(y; mu, scale)) with F the family's distribution function, which for the gaussian
-    is (y - mu) / sqrt(scale); for counts, whose F has steps, a point drawn from the step. Values
-    that are not counts, and the binomial, get deviance residuals, sign(y - mu) sqrt(d / scale).
-
-    Parameters
-    ----------
-    family : Family
-        Distribution of the response.
-    y, mu : ndarray of shape (n_samples,)
-        Response and its fitted mean.
-    scale : float
-        The family's scale.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,)
-        Residuals, the same at each call.
-
-    References
-    ----------
-    Dunn and Smyth (1996), "Randomized quantile residuals", Journal of Computational and Graphical
-    Statistics 5(3).
-    """
-    scale = max(scale, _TINY)  # it is 0 for an exact fit
-    if family.name == "gaussian":
-        return (y - mu) / np.sqrt(scale)
-    if family.name == "gamma":
-        law = stats.gamma(1 / scale, scale=mu * scale)
-        return _to_normal(law.cdf(y), law.sf(y))
-    if family.name == "poisson" and np.array_equal(y, np.floor(y)):
-        law, u = stats.poisson(mu), np.random.default_rng(0).uniform(size=len(y))
-        step = u * law.pmf(y)
-        return _to_normal(law.cdf(y - 1) + step, law.sf(y - 1) - step)
-    deviance = np.maximum(family.unit_deviance(y, mu), 0.0)
-    return np.sign(y - mu) * np.sqrt(deviance / scale)
-
-
-def _to_normal(below, above):
-    # Compute each tail probability directly, to keep its precision.
-    low, high = (stats.norm.isf(np.clip(tail, _TINY, 1.0)) for tail in (below, above))
-    return np.where(below < above, -low, high)
 
 
 class Bins(NamedTuple):
