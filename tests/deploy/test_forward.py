@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from botocore.config import Config
+from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 from moto.sagemakerruntime.responses import SageMakerRuntimeResponse
 
 from local_mode import loopback
@@ -45,8 +46,12 @@ class Runtime:
 
 @pytest.fixture(scope="module", autouse=True)
 def aws():
-    with loopback.aws("eu-west-1"):
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with loopback.environment(f"http://{host}:{port}", "eu-west-1"):
         yield
+    server.stop()
 
 
 @pytest.fixture
