@@ -3,6 +3,7 @@
 import importlib
 import io
 import json
+import logging
 import subprocess
 import sys
 import threading
@@ -48,6 +49,7 @@ class Runtime:
 def aws():
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # not a line for each request
     host, port = server.get_host_and_port()
     with loopback.environment(f"http://{host}:{port}", "eu-west-1"):
         yield
