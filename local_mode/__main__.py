@@ -4,6 +4,7 @@ Prints what a shell exports to use it, and stays until Ctrl-C, which stops its j
 """
 
 import argparse
+import os
 import signal
 import sys
 import tempfile
@@ -39,7 +40,8 @@ def main() -> None:
                 Path(folder).resolve(), arguments.region, arguments.program, arguments.port
             )
         except OSError as error:
-            sys.exit(f"port {arguments.port} cannot be used, {error.strerror}; name another, or 0")
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            sys.exit(f"port {arguments.port} cannot be used, {reason}; name another, or 0")
         with loopback.environment(server.url, arguments.region):  # of the jobs
             try:
                 print(

@@ -31,6 +31,15 @@ class Logs:
             self._client.create_log_stream(logGroupName=group, logStreamName=stream)
         return LogStream(self._client, group, stream)
 
+    def find(self, group: str, prefix: str) -> list[str]:
+        """Return the names of a group's streams that begin with a prefix."""
+        pages = self._client.get_paginator("describe_log_streams").paginate(
+            logGroupName=group, logStreamNamePrefix=prefix
+        )
+        with contextlib.suppress(self._client.exceptions.ResourceNotFoundException):
+            return [stream["logStreamName"] for page in pages for stream in page["logStreams"]]
+        return []
+
 
 class LogStream:
     """One container's log.

@@ -4,6 +4,7 @@ SageMaker and its runtime are ours; S3, IAM, STS, ECR, CloudWatch and the rest a
 """
 
 import io
+import json
 import logging
 import re
 import socket
@@ -26,6 +27,7 @@ from local_mode.machine import Machine, Region
 PROGRAM_HEADER = "X-Local-Program"  # which program a client's images were "built" with
 _SCOPE = re.compile(r"Credential=[^/,]*/\d{8}/(?P<region>[^/]+)/(?P<service>[^/]+)/aws4_request")
 _INVOCATION = re.compile(r"/endpoints/(?P<name>[^/]+)/(?P<way>[a-z-]+)")
+_FILTER_LOGS = "Logs_20140328.FilterLogEvents"
 REGION = "us-east-1"
 
 Headers = list[tuple[str, str]]
@@ -86,7 +88,8 @@ class Server:
         self._thread.join()
         self._machine.remove()
 
-    def _api(self, region: str) -> Api:
+    def api(self, region: str) -> Api:
+        """Return SageMaker in one region."""
         with self._lock:
             if region not in self._apis:
                 self._apis[region] = Api(self._machine, Region(region, self._machine))
@@ -115,20 +118,31 @@ class Server:
             return self._answer_invocation(environ, region, invocation)
         if service == "sagemaker" and environ["PATH_INFO"] == "/":
             return self._answer_operation(environ, region)
+        if environ.get("HTTP_X_AMZ_TARGET") == _FILTER_LOGS:
+            self._name_streams(environ, region)
         return None
+
+    def _name_streams(self, environ: dict[str, Any], region: str) -> None:
+        """Name the streams with a prefix, which moto would take for none."""
+        request = json.loads(_read(environ))
+        prefix = request.pop("logStreamNamePrefix", None)
+        if prefix is not None:
+            logs = self.api(region).region.logs
+            names = logs.find(request["logGroupName"], prefix)
+            request["logStreamNames"] = names or [prefix]
+        _replace(environ, json.dumps(request).encode())
 
     def _answer_operation(
         self, environ: dict[str, Any], region: str
     ) -> tuple[int, Headers, bytes] | None:
         content = _read(environ)
-        environ["wsgi.input"] = io.BytesIO(content)  # for moto
-        environ["CONTENT_LENGTH"] = str(len(content))
+        _replace(environ, content)  # for moto
         target = environ.get("HTTP_X_AMZ_TARGET", "")
         headers = [("Content-Type", wire.CONTENT_TYPE)]
         try:
             operation = wire.operation_of(target)
             name = operation.name if operation else target
-            api = self._api(region)
+            api = self.api(region)
             if name not in {*api.operations, *STORED, *TAGS}:
                 raise wire.ApiError(
                     "UnknownOperationException",
@@ -163,7 +177,7 @@ class Server:
                     "UnknownOperationException",
                     f"{invocation['way']} is not supported on this machine; see docs/local.md",
                 )
-            endpoints = self._api(region).endpoints
+            endpoints = self.api(region).endpoints
             headers, answer = runtime.invoke(endpoints, region, invocation["name"], environ, body)
             return 200, headers, answer
         except wire.ApiError as error:
@@ -208,6 +222,11 @@ def _read(environ: dict[str, Any]) -> bytes:
     if length:
         return environ["wsgi.input"].read(int(length))
     return environ["wsgi.input"].read() if environ.get("wsgi.input_terminated") else b""
+
+
+def _replace(environ: dict[str, Any], content: bytes) -> None:
+    environ["wsgi.input"] = io.BytesIO(content)
+    environ["CONTENT_LENGTH"] = str(len(content))
 
 
 def _key(header: str) -> str:
