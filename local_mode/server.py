@@ -20,7 +20,7 @@ from moto.moto_server.werkzeug_app import (
 )
 from werkzeug.serving import make_server
 
-from local_mode import runtime, wire
+from local_mode import iam, runtime, wire
 from local_mode.api import STORED, TAGS, Api
 from local_mode.machine import Machine, Region
 
@@ -76,6 +76,7 @@ class Server:
         self._machine = Machine(folder, self.url)
         self._apis: dict[str, Api] = {}
         self._lock = threading.Lock()
+        iam.create_role()
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
@@ -120,6 +121,12 @@ class Server:
             return self._answer_operation(environ, region)
         if environ.get("HTTP_X_AMZ_TARGET") == _FILTER_LOGS:
             self._name_streams(environ, region)
+        if service == "iam":
+            content = _read(environ)
+            _replace(environ, content)
+            if answer := iam.simulate(content):
+                status, body = answer
+                return status, [("Content-Type", "text/xml")], body
         return None
 
     def _name_streams(self, environ: dict[str, Any], region: str) -> None:

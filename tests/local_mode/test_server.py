@@ -125,6 +125,52 @@ def test_logs_are_found_by_the_prefix_of_a_stream(server):
         assert [event["message"] for event in events["events"]] == found
 
 
+@pytest.mark.parametrize(
+    ("statement", "decision"),
+    [
+        ({"Effect": "Allow", "Action": "s3:Get*", "Resource": "*"}, "allowed"),
+        ({"Effect": "Allow", "Action": ["S3:getobject"], "Resource": ["*"]}, "allowed"),
+        ({"Effect": "Allow", "Action": "s3:Put*", "Resource": "*"}, "implicitDeny"),
+        ({"Effect": "Allow", "Action": "*", "Resource": "arn:aws:s3:::b/*"}, "implicitDeny"),
+        ({"Effect": "Allow", "NotAction": "s3:Put*", "Resource": "*"}, "allowed"),
+        ({"Effect": "Deny", "Action": "s3:*", "Resource": "*"}, "explicitDeny"),
+        (
+            {
+                "Effect": "Allow",
+                "Action": "*",
+                "Resource": "*",
+                "Condition": {"StringEquals": {"aws:PrincipalTag/team": "a"}},
+            },
+            "implicitDeny",
+        ),
+    ],
+)
+def test_a_role_is_simulated_by_its_policies(server, statement, decision):
+    client = boto3.client("iam")
+    name = f"role-{time.time_ns()}"
+    arn = client.create_role(RoleName=name, AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+    client.put_role_policy(
+        RoleName=name,
+        PolicyName="p",
+        PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [statement]}),
+    )
+    results = client.simulate_principal_policy(PolicySourceArn=arn, ActionNames=["s3:GetObject"])
+    (result,) = results["EvaluationResults"]
+    assert (result["EvalActionName"], result["EvalDecision"]) == ("s3:GetObject", decision)
+
+
+def test_the_local_role_exists_and_an_absent_one_does_not(server):
+    client = boto3.client("iam")
+    arn = client.get_role(RoleName="local")["Role"]["Arn"]
+    assert arn == "arn:aws:iam::123456789012:role/local"
+    answer = client.simulate_principal_policy(PolicySourceArn=arn, ActionNames=["ec2:X", "s3:Y"])
+    assert [r["EvalDecision"] for r in answer["EvaluationResults"]] == ["allowed"] * 2
+    with pytest.raises(client.exceptions.NoSuchEntityException, match="absent cannot be found"):
+        client.simulate_principal_policy(
+            PolicySourceArn=arn.replace("local", "absent"), ActionNames=["s3:X"]
+        )
+
+
 # ---- the command line --------------------------------------------------------------------------
 
 
