@@ -1,5 +1,6 @@
 """How a container runs: as a process with a private /opt/ml tree."""
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -93,14 +94,17 @@ class Container:
         )
         return self._process
 
-    def stop(self) -> None:
-        """Send the command SIGTERM, and after its grace SIGKILL, without waiting."""
-        if self._process is not None:
-            self._process.stdin.close()
+    def stop(self, at_once: bool = False) -> None:
+        """Send the command SIGTERM, and SIGKILL after its grace or a few seconds; don't wait."""
+        if self._process is not None and not self._process.stdin.closed:
+            with contextlib.suppress(BrokenPipeError):  # it has ended
+                if not at_once:
+                    self._process.stdin.write("stop")
+                self._process.stdin.close()
 
     def remove(self) -> None:
         """Stop the command if it is still running, wait for its end, and delete its files."""
         if self._process is not None:
-            self.stop()
+            self.stop(at_once=True)
             self._process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)

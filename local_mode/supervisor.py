@@ -1,11 +1,12 @@
 """Run a command for as long as standard input stays open.
 
 The caller holds the other end of the pipe, which closes when the caller exits for any reason, so
-no child outlives an interrupted or killed server. It gets SIGTERM, then its group SIGKILL.
+no child outlives an interrupted or killed server. It gets SIGTERM, then its group SIGKILL, a few
+seconds later, or GRACE seconds if the caller has written anything.
 
     python supervisor.py GRACE BASE COMMAND [ARGUMENT ...]
 
-GRACE is how many seconds lie between the two signals. BASE is the folder that the command finds at
+BASE is the folder that the command finds at
 /opt/ml, where the kernel lets it have mounts of its own; where not, it has to go by
 SAGEMAKER_BASE_DIR.
 """
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import threading
 
+_HURRY = 5  # seconds between SIGTERM and SIGKILL when the caller has gone
 _NEWNS, _NEWUSER = 0x00020000, 0x10000000
 _BIND, _REC, _PRIVATE, _DETACH = 0x1000, 0x4000, 0x40000, 2
 
@@ -35,10 +37,10 @@ def main(grace: float, base: str, command: list[str]) -> int:
 
 
 def _end_with_stdin(child: subprocess.Popen, grace: float) -> None:
-    sys.stdin.read()
+    is_stopped = sys.stdin.read()
     child.terminate()
     try:
-        child.wait(grace)
+        child.wait(grace if is_stopped else min(grace, _HURRY))
     except subprocess.TimeoutExpired:
         _kill_group(child)
 

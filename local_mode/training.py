@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from local_mode import files, inputs
+from local_mode import checkpoints, files, inputs
+from local_mode.checkpoints import Checkpoints
 from local_mode.container import Container
 from local_mode.machine import Machine, Region
+from local_mode.metrics import Metrics
 from local_mode.store import TRAINING_JOB, now
 from local_mode.wire import refuse, support
 
 GRACE = 120  # seconds between SIGTERM and SIGKILL, as SageMaker stops a job
-_CHECKPOINTS = "/opt/ml/checkpoints"
 _LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 _STOPPING = {"MaxRuntimeInSeconds": 86400}  # by default
 _SUPPORTED = (
@@ -124,7 +125,7 @@ class TrainingJobs:
     def close(self) -> None:
         """Stop all jobs, and wait for their ends."""
         for run in list(self._runs.values()):
-            run.stop("Stopped")
+            run.stop("Stopped", at_once=True)
         for run in list(self._runs.values()):
             run.thread.join()
 
@@ -166,7 +167,7 @@ def _check(request: Mapping[str, Any]) -> None:
             f"ResourceConfig.InstanceCount {count} needs Linux, where each host has a loopback "
             "address of its own; use 1"
         )
-    path = (request.get("CheckpointConfig") or {}).get("LocalPath") or _CHECKPOINTS
+    path = (request.get("CheckpointConfig") or {}).get("LocalPath") or checkpoints.FOLDER
     if not Path(path).is_relative_to("/opt/ml") or ".." in Path(path).parts:
         raise refuse(f"CheckpointConfig.LocalPath must lie in /opt/ml on this machine, got {path}")
     inputs.check(request.get("InputDataConfig", []), algorithm["TrainingInputMode"])
@@ -193,17 +194,17 @@ class _Run:
         self._enter("Starting")
         self.thread.start()
 
-    def stop(self, status: str) -> None:
-        """Stop the job, if it still runs."""
+    def stop(self, status: str, at_once: bool = False) -> None:
+        """Stop the job, if it still runs; at once, its programs get a few seconds only."""
         with self._lock:
-            if self._end or self._job["TrainingJobStatus"] != "InProgress":
+            if self._job["TrainingJobStatus"] not in ("InProgress", "Stopping"):
                 return
-            self._end = status
-            if status == "Stopped":
+            if not self._end and status == "Stopped":
                 self._enter("Stopping", TrainingJobStatus="Stopping")
+            self._end = self._end or status
             containers = list(self._containers)
         for container in containers:
-            container.stop()
+            container.stop(at_once)
 
     def _run(self) -> None:
         started = now()
@@ -272,13 +273,13 @@ class _Run:
             inputs.place(
                 self._region.files, job.get("InputDataConfig", []), container.base, k, count
             )
-        checkpoints = Checkpoints(self._region.files, job.get("CheckpointConfig"))
+        saved = Checkpoints(self._region.files, job.get("CheckpointConfig"))
         for container in self._containers:
-            checkpoints.restore(container.base)
+            saved.restore(container.base)
         if self._end:
             return self._end
         self._advance("Training")
-        reason = self._run_containers(hosts, checkpoints)
+        reason = self._run_containers(saved)
         if reason is None or self._end:
             self._advance("Uploading")
             self._upload_model()
@@ -287,7 +288,7 @@ class _Run:
             raise JobFailed(reason)
         return self._end or "Completed"
 
-    def _run_containers(self, hosts: Sequence[str], checkpoints: "Checkpoints") -> str | None:
+    def _run_containers(self, saved: Checkpoints) -> str | None:
         """Run every host's program to its end; return why the job failed, if it did."""
         environment = {
             "TRAINING_JOB_NAME": self._name,
@@ -317,13 +318,13 @@ class _Run:
             time.sleep(0.05)
             if time.monotonic() > deadline:
                 self.stop("MaxRuntimeExceeded")
-            checkpoints.save(self._containers[0].base)
+            saved.save(self._containers[0].base)
             if reason is None and (reason := self._find_failure(processes)):
                 for container in self._containers:
                     container.stop()
         for pump in pumps:
             pump.join()
-        checkpoints.save(self._containers[0].base, at_once=True)
+        saved.save(self._containers[0].base, at_once=True)
         return reason or self._find_failure(processes)
 
     def _find_failure(self, processes: Sequence) -> str | None:
@@ -368,77 +369,3 @@ def _command(algorithm: Mapping[str, Any]) -> list[str]:
         algorithm.get(name, []) for name in ("ContainerEntrypoint", "ContainerArguments")
     )
     return [*entrypoint, *arguments] or ["train"]
-
-
-class Checkpoints:
-    """The checkpoints of a job, which outlast it in S3.
-
-    Parameters
-    ----------
-    files : Files
-    config : mapping or None
-        CheckpointConfig.
-    """
-
-    PAUSE = 1.0  # s between looks at the folder
-
-    def __init__(self, files: files.Files, config: Mapping[str, Any] | None):
-        self._files, self._uri = files, (config or {}).get("S3Uri")
-        path = Path((config or {}).get("LocalPath") or _CHECKPOINTS)
-        self._path = path.relative_to("/opt/ml")
-        self._known: dict[str, Any] = {}
-        self._next = 0.0
-
-    def restore(self, base: Path) -> None:
-        """Copy what is in S3 into a host's folder."""
-        if self._uri is None:
-            return
-        folder = base / self._path
-        folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(files.FileError):  # none yet
-            self._files.download(self._files.find(f"{self._uri.rstrip('/')}/"), folder)
-
-    def save(self, base: Path, at_once: bool = False) -> None:
-        """Copy what has changed in a host's folder to S3, now and then."""
-        if self._uri is not None and (at_once or time.monotonic() >= self._next):
-            with contextlib.suppress(FileNotFoundError):  # the program has replaced a file
-                self._files.upload(base / self._path, self._uri, self._known)
-            self._next = time.monotonic() + self.PAUSE
-
-
-class Metrics:
-    """The metrics that a job prints.
-
-    Parameters
-    ----------
-    definitions : sequence of mapping
-        MetricDefinitions: names, and regular expressions with a group for the value.
-    """
-
-    def __init__(self, definitions: Sequence[Mapping[str, str]]):
-        self._patterns = {item["Name"]: re.compile(item["Regex"]) for item in definitions}
-        self._found: list[dict[str, Any]] = []
-
-    def look(self, line: str) -> None:
-        """Look for metrics in a line of the log."""
-        for name, pattern in self._patterns.items():
-            if match := pattern.search(line):
-                with contextlib.suppress(ValueError, TypeError):
-                    value = float(match[1])
-                    if math.isfinite(value):
-                        self._found.append(
-                            {"MetricName": name, "Value": value, "Timestamp": now()}
-                        )
-
-    def final(self) -> list[dict[str, Any]]:
-        """Return the last value of each metric."""
-        return list({item["MetricName"]: item for item in self._found}.values())
-
-    def publish(self, region: Region, job: str) -> None:
-        """Put all values into CloudWatch, where the SDK's analytics look for them."""
-        dimensions = [{"Name": "TrainingJobName", "Value": job}]
-        data = [{**item, "Dimensions": dimensions} for item in self._found]
-        for start in range(0, len(data), 1000):
-            region.cloudwatch.put_metric_data(
-                Namespace=_LOG_GROUP, MetricData=data[start : start + 1000]
-            )

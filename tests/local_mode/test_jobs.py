@@ -209,6 +209,15 @@ def test_a_job_can_be_stopped_and_keeps_its_model(create, ended, client, s3, wai
         client.stop_training_job(TrainingJobName=name)
 
 
+def test_a_stopped_job_has_time_to_end(create, ended, client, s3, wait_for_line):
+    """More than it has when the server goes; SageMaker gives it 120 s."""
+    name = create("trap 'sleep 7; echo late > model/m; exit' TERM; echo begun; sleep 99 & wait")
+    wait_for_line(name, "begun")
+    client.stop_training_job(TrainingJobName=name)
+    job = ended(name)
+    assert unpack(s3, job["ModelArtifacts"]["S3ModelArtifacts"]) == {"m": "late\n"}
+
+
 def test_a_job_ends_with_its_time(create, ended, s3):
     job = ended(create(STOPPED, StoppingCondition={"MaxRuntimeInSeconds": 1}))
     assert job["TrainingJobStatus"] == "Stopped"

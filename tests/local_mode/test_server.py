@@ -203,7 +203,7 @@ def command(tmp_path):
 
 
 def sleeping_job(exports: dict[str, str], folder: Path) -> None:
-    """Start a job that sleeps, and wait until it does."""
+    """Start a job that sleeps, and takes no notice of SIGTERM."""
     client = boto3.client(
         "sagemaker",
         endpoint_url=exports["AWS_ENDPOINT_URL"],
@@ -217,7 +217,7 @@ def sleeping_job(exports: dict[str, str], folder: Path) -> None:
         AlgorithmSpecification={
             "TrainingImage": "gam-model",
             "TrainingInputMode": "File",
-            "ContainerEntrypoint": ["sh", "-c", f"touch {folder}/begun; sleep 300"],
+            "ContainerEntrypoint": ["sh", "-c", f"trap '' TERM; touch {folder}/begun; sleep 300"],
         },
         OutputDataConfig={"S3OutputPath": f"file://{folder}"},
         ResourceConfig={
