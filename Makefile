@@ -1,6 +1,6 @@
 # The only task runner. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebook test check docs dist audit bench bench-serve contract image manifests program lock clean \
+.PHONY: help setup demo notebook aws-local test check docs dist audit bench bench-serve contract image manifests program lock clean \
 	lambda-model lambda-image lambda-package lambda-deploy lambda-update lambda-undeploy \
 	lambda-shell lambda-clean
 
@@ -22,6 +22,9 @@ demo: setup ## Train, deploy, predict and explain Gauss3 on this machine, withou
 notebook: setup ## Open the notebook in JupyterLab
 	$(BIN)/pip install --quiet jupyterlab
 	$(BIN)/jupyter lab example.ipynb
+
+aws-local: setup ## Serve SageMaker's API on this machine, for any client, until Ctrl-C
+	@$(BIN)/python -m local_mode
 
 test: .venv/tests ## Run all tests; those that need Docker are left out where there is no engine
 	@status=0; $(PARALLEL) || status=1; $(ALONE) || status=1; exit $$status

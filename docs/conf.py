@@ -34,6 +34,7 @@ PAGES = {
     "reference/program_toolkit": "docs/reference/program_toolkit.md",
     "reference/server": "container/server/README.md",
     "reference/contract": "docs/contract.md",
+    "reference/local": "docs/local.md",
     "reference/changelog": "CHANGELOG.md",
     "explanation/gam": "gam_model/README.md",
     "explanation/mathematics": "docs/mathematics.md",

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import socket
 import tarfile
 import tempfile
 from collections.abc import Mapping
@@ -122,3 +123,10 @@ class DockerClient(LocalSagemakerClient):
             self._unpack(parsed.netloc, key, folder)
             return Path(folder, "failure").read_text()
         return None
+
+
+def free_port() -> int:
+    """Return a free port on loopback."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -4,22 +4,25 @@ import atexit
 import contextlib
 import os
 import tempfile
+import time
+from collections.abc import Mapping
 from pathlib import Path
-
-# The SDK warns of its successor at import.
-os.environ.setdefault("SAGEMAKER_SUPPRESS_V2_WARNING", "1")
+from typing import Any
 
 import boto3
 import sagemaker
+from botocore.config import Config as ClientConfig
+from botocore.exceptions import ClientError
+from sagemaker.exceptions import UnexpectedStatusException
 from sagemaker.local import LocalSession
 
 from local_mode import loopback
 from local_mode.config import Config
-from local_mode.docker import DockerClient
-from local_mode.process import ProcessClient, ProcessRuntimeClient, free_port
+from local_mode.docker import DockerClient, free_port
+from local_mode.server import PROGRAM_HEADER, REGION
 
-LOCAL_REGION = "us-east-1"
 LOCAL_BUCKET = "sagemaker-local"
+_POLL = 0.3  # s between looks at a job; AWS's take minutes, and the SDK's own pause is 5 to 30 s
 
 # Replaces the user's SDK settings, which may name buckets and roles in an account.
 _SDK_CONFIG = {
@@ -38,8 +41,8 @@ def session_for(config: Config) -> sagemaker.Session:
     Returns
     -------
     sagemaker.Session
-        In the local modes a context manager, which on exit stops endpoints and restores the
-        environment; this also happens when the process exits.
+        In the local modes a context manager. When the last one is closed, or the process exits,
+        jobs and endpoints are stopped and the environment is restored.
     """
     if config.mode == "process":
         return ProcessSession(config)
@@ -51,17 +54,13 @@ def session_for(config: Config) -> sagemaker.Session:
 
 
 class _LoopbackSession(LocalSession):
-    """The SDK's local session, with S3 on loopback and a temporary folder for its files."""
+    """The SDK's local session, with AWS on loopback."""
 
     def __init__(self, config: Config):
         self._resources = contextlib.ExitStack()
         atexit.register(self.close)
-        region = config.region or LOCAL_REGION
-        self._resources.enter_context(loopback.aws(region))
-        folder = self._resources.enter_context(
-            tempfile.TemporaryDirectory(prefix="sagemaker-", ignore_cleanup_errors=True)
-        )
-        self.folder = Path(folder).resolve()
+        region = config.region or REGION
+        self._resources.enter_context(loopback.aws(region, config.program))
         super().__init__(
             boto_session=boto3.Session(region_name=region),
             default_bucket=config.default_bucket or LOCAL_BUCKET,
@@ -69,12 +68,8 @@ class _LoopbackSession(LocalSession):
         )
         self.default_bucket()  # creates it
 
-    def wait_for_endpoint(self, endpoint: str, poll: int = 0, live_logging: bool = False) -> dict:
-        """Return immediately: creating a local endpoint has already waited for it."""
-        return super().wait_for_endpoint(endpoint, poll)
-
     def close(self) -> None:
-        """Stop endpoints and jobs of this session, and restore the environment."""
+        """Leave the server, which ends with its last session."""
         atexit.unregister(self.close)
         self._resources.close()
 
@@ -86,14 +81,114 @@ class _LoopbackSession(LocalSession):
 
 
 class ProcessSession(_LoopbackSession):
-    """Jobs and endpoints as child processes."""
+    """A session on this machine's SageMaker, where jobs and endpoints are processes.
+
+    It is a local session, so that the SDK takes the instance type ``local`` and files of this
+    machine, but its clients are boto3's own.
+    """
 
     def __init__(self, config: Config):
         super().__init__(config)
-        client = ProcessClient(self, config.program, self.folder)
-        self._resources.callback(client.close)
-        self.sagemaker_client = client
-        self.sagemaker_runtime_client = ProcessRuntimeClient(client)
+
+        def add_program(params: dict[str, Any], **_: Any) -> None:
+            params["headers"][PROGRAM_HEADER] = config.program
+
+        self.boto_session.events.register("before-call.sagemaker", add_program)
+        self.sagemaker_client = self.boto_session.client("sagemaker")
+        self.sagemaker_runtime_client = self.boto_session.client(
+            "sagemaker-runtime", config=ClientConfig(read_timeout=80)
+        )
+
+    def train(self, input_mode, input_config, *arguments: Any, **keywords: Any) -> Any:
+        """Create a training job, which may read files of this machine."""
+        channels = [_as_s3(channel) for channel in input_config or []] or input_config
+        return super().train(input_mode, channels, *arguments, **keywords)
+
+    # What the SDK waits with.
+
+    def logs_for_job(self, job_name, wait=False, poll=_POLL, log_type="All", timeout=None):
+        """Print the log of a training job, and with `wait` follow it to the job's end."""
+
+        def describe() -> dict[str, Any]:
+            return self.sagemaker_client.describe_training_job(TrainingJobName=job_name)
+
+        log = _Log(self.boto_session, "/aws/sagemaker/TrainingJobs", f"{job_name}/")
+        deadline = time.monotonic() + timeout if timeout else None
+        try:
+            while True:
+                description = describe()  # before the log is read, so that nothing is missed
+                log.show()
+                running = description["TrainingJobStatus"] in ("InProgress", "Stopping")
+                if not (wait and running) or (deadline and time.monotonic() > deadline):
+                    break
+                time.sleep(poll)
+        except KeyboardInterrupt:  # fit() would swallow it and return as if the job had succeeded
+            self.stop_training_job(job_name)
+            raise UnexpectedStatusException(
+                f"Training job {job_name} was interrupted, and is being stopped",
+                allowed_statuses=["Completed"],
+                actual_status="Stopping",
+            ) from None
+        if wait and not running:
+            return self.wait_for_job(job_name, 0)  # the SDK's own, for its errors
+        return description
+
+    def wait_for_job(self, job, poll=_POLL):
+        """Wait for the end of a training job."""
+        return sagemaker.Session.wait_for_job(self, job, poll)
+
+    def wait_for_endpoint(self, endpoint, poll=_POLL, live_logging=False):
+        """Wait until an endpoint is in service."""
+        return sagemaker.Session.wait_for_endpoint(self, endpoint, poll, live_logging)
+
+
+class _Log:
+    """The streams of a job's log, each printed as far as it has come."""
+
+    def __init__(self, boto_session: boto3.Session, group: str, prefix: str):
+        self._client = boto_session.client("logs")
+        self._group, self._prefix = group, prefix
+        self._tokens: dict[str, str | None] = {}
+
+    def show(self) -> None:
+        """Print the lines that have come since the last call."""
+        with contextlib.suppress(ClientError):  # no stream yet
+            streams = self._client.describe_log_streams(
+                logGroupName=self._group, logStreamNamePrefix=self._prefix
+            )
+            for stream in streams["logStreams"]:
+                self._tokens.setdefault(stream["logStreamName"], None)
+        for stream in self._tokens:
+            self._show(stream)
+
+    def _show(self, stream: str) -> None:
+        while True:
+            token = self._tokens[stream]
+            page = self._client.get_log_events(
+                logGroupName=self._group,
+                logStreamName=stream,
+                startFromHead=True,
+                **({"nextToken": token} if token else {}),
+            )
+            for event in page["events"]:
+                print(event["message"], flush=True)
+            self._tokens[stream] = page["nextForwardToken"]
+            if not page["events"]:
+                return
+
+
+def _as_s3(channel: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a channel with a file or folder of this machine in S3's place."""
+    source = channel["DataSource"]
+    if "FileDataSource" not in source:
+        return dict(channel)
+    distribution = source["FileDataSource"].get("FileDataDistributionType", "FullyReplicated")
+    data = {
+        "S3DataType": "S3Prefix",
+        "S3Uri": source["FileDataSource"]["FileUri"],
+        "S3DataDistributionType": distribution,
+    }
+    return {**channel, "DataSource": {"S3DataSource": data}}
 
 
 class DockerSession(_LoopbackSession):
@@ -101,6 +196,10 @@ class DockerSession(_LoopbackSession):
 
     def __init__(self, config: Config):
         super().__init__(config)
+        folder = self._resources.enter_context(
+            tempfile.TemporaryDirectory(prefix="sagemaker-", ignore_cleanup_errors=True)
+        )
+        self.folder = Path(folder).resolve()
         self.sagemaker_client = DockerClient(self, self.folder)
         self.config = {
             "local": {
@@ -110,3 +209,7 @@ class DockerSession(_LoopbackSession):
                 "container_config": {"user": f"{os.getuid()}:{os.getgid()}"},
             }
         }
+
+    def wait_for_endpoint(self, endpoint: str, poll: int = 0, live_logging: bool = False) -> dict:
+        """Return immediately: creating a local endpoint has already waited for it."""
+        return super().wait_for_endpoint(endpoint, poll)

@@ -3,6 +3,7 @@
 import importlib
 import io
 import json
+import logging
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from botocore.config import Config
+from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 from moto.sagemakerruntime.responses import SageMakerRuntimeResponse
 
 from local_mode import loopback
@@ -45,8 +47,13 @@ class Runtime:
 
 @pytest.fixture(scope="module", autouse=True)
 def aws():
-    with loopback.aws("eu-west-1"):
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # not a line for each request
+    host, port = server.get_host_and_port()
+    with loopback.environment(f"http://{host}:{port}", "eu-west-1"):
         yield
+    server.stop()
 
 
 @pytest.fixture

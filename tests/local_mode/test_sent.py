@@ -4,6 +4,7 @@ import json
 import shutil
 import tarfile
 import textwrap
+import time
 import zipfile
 from pathlib import Path
 
@@ -91,8 +92,11 @@ def ask(predictor: Predictor) -> list[str]:
 
 
 def log_of(predictor: Predictor) -> str:
-    client = predictor.sagemaker_session.sagemaker_client
-    return Path(client.describe_endpoint(EndpointName=predictor.endpoint_name)["Log"]).read_text()
+    client = predictor.sagemaker_session.boto_session.client("logs")
+    group = f"/aws/sagemaker/Endpoints/{predictor.endpoint_name}"
+    time.sleep(0.5)  # lines come within a fraction of a second
+    events = client.filter_log_events(logGroupName=group)["events"]
+    return "\n".join(event["message"] for event in events)
 
 
 def upload(session, folder: str, key: str, top: str = ".") -> str:
