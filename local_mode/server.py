@@ -9,9 +9,10 @@ import logging
 import re
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from moto.moto_server.werkzeug_app import (
     DomainDispatcherApplication,
@@ -28,6 +29,7 @@ PROGRAM_HEADER = "X-Local-Program"  # which program a client's images were "buil
 _SCOPE = re.compile(r"Credential=[^/,]*/\d{8}/(?P<region>[^/]+)/(?P<service>[^/]+)/aws4_request")
 _INVOCATION = re.compile(r"/endpoints/(?P<name>[^/]+)/(?P<way>[a-z-]+)")
 _FILTER_LOGS = "Logs_20140328.FilterLogEvents"
+_AWS = ".amazonaws.com"  # of clients that take this server for their proxy
 REGION = "us-east-1"
 
 Headers = list[tuple[str, str]]
@@ -205,6 +207,9 @@ class _Handler(MotoRequestHandler):
     def run_wsgi(self) -> None:
         self._environ = None
         self._environ = environ = self.make_environ()
+        if _is_foreign(self.headers):
+            self.send_error(403, "only clients of this machine are answered")
+            return
         if self.headers.get("Expect", "").lower() == "100-continue":
             self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             del self.headers["Expect"]
@@ -222,6 +227,19 @@ class _Handler(MotoRequestHandler):
 
     def make_environ(self) -> dict[str, Any]:
         return self._environ or super().make_environ()
+
+
+def _is_foreign(headers: Mapping[str, str]) -> bool:
+    """Return whether a web page of another site sent a request.
+
+    A job runs what its request says, and a browser reaches loopback for any page; moto would even
+    invite it to. A page names its site in Origin; one whose name was made to mean this machine has
+    that name in Host.
+    """
+    host = urlsplit(f"//{headers.get('Host', '')}").hostname or ""
+    is_here = host in ("127.0.0.1", "localhost") or host.endswith((".localhost", _AWS))
+    origin = headers.get("Origin")
+    return not is_here or (origin is not None and origin != f"http://{headers['Host']}")
 
 
 def _read(environ: dict[str, Any]) -> bytes:

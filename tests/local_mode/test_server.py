@@ -1,5 +1,7 @@
 """The server for any client: its operations, its command line, and its end."""
 
+import contextlib
+import http.client
 import json
 import os
 import re
@@ -110,6 +112,31 @@ def test_requests_that_no_client_of_ours_sends_are_refused(server, body, message
     with pytest.raises(urllib.error.HTTPError, match="400") as error:
         urllib.request.urlopen(request)
     assert message in error.value.read().decode()
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_answered"),
+    [
+        ({}, True),
+        ({"Origin": "http://{host}"}, True),
+        ({"Origin": "https://example.com"}, False),
+        ({"Origin": "null"}, False),
+        ({"Host": "example.com"}, False),
+        ({"Host": "example.com:80", "Origin": "http://example.com:80"}, False),
+    ],
+)
+@pytest.mark.parametrize("method", ["POST", "OPTIONS"])
+def test_a_web_page_of_another_site_is_not_answered(server, method, headers, is_answered):
+    """It could make the browser of whoever works here start a job with a command of its own."""
+    host = server.url.removeprefix("http://")
+    sent = {name: value.format(host=host) for name, value in headers.items()}
+    sent["Authorization"] = f"AWS4-HMAC-SHA256 {SCOPE.format('sagemaker')}"
+    sent["X-Amz-Target"] = "SageMaker.ListTrainingJobs"
+    link = http.client.HTTPConnection(host)
+    link.request(method, "/", b"{}", sent)
+    with contextlib.closing(link), link.getresponse() as answer:
+        assert (answer.status < 300) == is_answered
+        assert answer.status in (200, 403)
 
 
 def test_logs_are_found_by_the_prefix_of_a_stream(server):
