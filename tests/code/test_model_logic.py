@@ -637,7 +637,7 @@ def test_predictions_that_the_target_cannot_be_are_a_finding(run):
     text = pd.DataFrame({"x": x, "y": y}).to_csv(index=False)
     files = {"train/t.csv": text, "test/t.csv": text}
     _, _, log = run(files, "--df", "5")
-    assert "predictions on test rows lie outside of what the target was in training, 0 to" in log
+    assert "predictions on test rows lie outside the range of the target in training, 0 to" in log
     _, _, log = run(files, "--df", "5", "--family", "poisson")
     assert "predictions" not in log
 
@@ -795,7 +795,7 @@ def test_an_answer_far_from_training_carries_a_warning(model):
     (answer,) = ask(payload.Table(X), model)
     (warning,) = answer["warnings"]
     assert re.match(
-        r"far outside of the training range.*'x0' is 1e\+30 in row 1 and 2 more", warning
+        r"far outside the training range.*'x0' is 1e\+30 in row 1 and 2 more", warning
     )
     assert len(answer["prediction"]) == 4
     lines = ask(payload.Table(X), model, "application/jsonlines; explain=true")

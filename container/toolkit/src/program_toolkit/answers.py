@@ -16,7 +16,7 @@ from program_toolkit.table import PayloadError, shorten
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why each prediction is what it is: ``base + sum of values = prediction``, row by row.
+    """The parts of each prediction: ``base + sum of values = prediction``, row by row.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ def _to_csv(answer: Answer, _: None) -> bytes:
 
 
 def _quote(label: str) -> str:
-    # csv.writer leaves a lone carriage return as it is.
+    # csv.writer does not quote a lone carriage return.
     if label and not any(special in label for special in ',"\r\n'):
         return label
     return '"' + label.replace('"', '""') + '"'
@@ -212,7 +212,9 @@ def _to_jsonlines(answer: Answer, explanation: Explanation | Mapping | None) -> 
 def _collect(answer: Answer, explanation: Explanation | Mapping | None) -> dict[str, Sequence]:
     columns = {"prediction": answer.prediction, **answer.columns}
     if isinstance(explanation, Explanation):
-        numbers = np.array(list(explanation.values.values()))  # in one go: one row has no time
+        numbers = np.array(
+            list(explanation.values.values())
+        )  # at once, as it must be quick for one row
         _check_finite({"shap_base": [explanation.base], "shap_values": numbers})
     else:
         columns |= explanation or {}
@@ -241,7 +243,7 @@ def _to_list(column: Sequence) -> list:
 
 
 def join_lines(lines: Iterable[str]) -> bytes:
-    """Return lines as a body, each with its end."""
+    """Join lines to a body, each with a line end."""
     return "".join(f"{line}\n" for line in lines).encode()
 
 

@@ -1,4 +1,4 @@
-"""The files of a channel as one table: in memory, or chunk by chunk as often as asked.
+"""The files of a channel as one table: in memory, or in chunks, any number of times.
 
 CSV, Parquet and npy are told apart by their ending, or where they have none, as Spark's part
 files, by their first bytes. CSV may be compressed. Files lie below one another in the order of
@@ -24,7 +24,7 @@ ROWS = 100_000  # of a chunk: 8 MB with ten columns of numbers
 
 
 class JobError(Exception):
-    """Something about the job that its owner can mend; the message becomes FailureReason."""
+    """A problem that the job's owner can fix; its message becomes the FailureReason."""
 
 
 class Channel:
@@ -69,7 +69,7 @@ class Channel:
         self.paths = [folder / file] if file is not None else present
 
     def size(self) -> int:
-        """Return the bytes of all files, unpacked by a guess."""
+        """Return the size of all files in bytes; an estimate if they are compressed."""
         return sum(
             path.stat().st_size * (_UNPACKED if path.suffix.lower() in _PACKED else 1)
             for path in self.paths
@@ -144,7 +144,7 @@ class Channel:
 
 
 class Chunks:
-    """A channel's rows, some at a time, as often as asked.
+    """A channel's rows in chunks, any number of times.
 
     A first pass counts them and finds out which columns are text, so that all chunks are alike.
 
@@ -169,7 +169,7 @@ class Chunks:
         self._passes = 0
         self._text: list[int] = []
         self.n_samples = 0
-        if not self._scan():  # what passed for numbers in one chunk was text in another
+        if not self._scan():  # numbers in one chunk were text in another
             self._scan()
 
     def __iter__(self) -> Iterator[Table]:
@@ -196,7 +196,7 @@ class Chunks:
 
 
 class Progress:
-    """Lines that say how far a pass over many rows is.
+    """Progress lines of a pass over many rows.
 
     Parameters
     ----------
@@ -390,4 +390,4 @@ _MAGIC = {".npy": b"\x93NUMPY", ".parquet": b"PAR1"}
 _PACKED: dict[str, Callable] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _PACKED_MAGIC = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ"}
 _BROKEN = (EOFError, zlib.error, lzma.LZMAError, OSError)
-_UNPACKED = 5  # times as large is a packed table of numbers, about
+_UNPACKED = 5  # size of a compressed table of numbers after unpacking, relative, about

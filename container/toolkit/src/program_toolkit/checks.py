@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from program_toolkit.scores import Scores
 
 _WORSE = 0.1  # of R^2 or of the area under the ROC curve, between training and test
-_SHARE = 0.01  # of the rows: fewer are not worth a word
+_SHARE = 0.01  # of the rows, below which nothing is reported
 _CONCURVITY = 0.9  # R^2 of one feature's curve, explained by the others'
 _WIDTH = 88
 
 
 class Checks(contextlib.AbstractContextManager):
-    """Findings, among them what is warned of while this is entered.
+    """Findings, including the warnings raised inside its `with` block.
 
     A warning is printed when it comes, once, and shown again in `box`. Those for programmers,
     such as DeprecationWarning, go their usual way.
@@ -36,7 +36,7 @@ class Checks(contextlib.AbstractContextManager):
         self.findings: list[str] = []
 
     def __enter__(self) -> "Checks":
-        """Begin to listen to warnings."""
+        """Start recording warnings."""
         self._caught = warnings.catch_warnings()
         self._caught.__enter__()
         for category in (UserWarning, RuntimeWarning):
@@ -53,7 +53,7 @@ class Checks(contextlib.AbstractContextManager):
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Listen no more."""
+        """Stop recording warnings."""
         self._caught.__exit__(*error)
 
     def add(self, *findings: str) -> None:
@@ -80,7 +80,7 @@ class Checks(contextlib.AbstractContextManager):
 
 
 def check_terms(model: "AdditiveModel", X: np.ndarray) -> list[str]:
-    """Find features without an effect, and effects that the other ones can stand in for.
+    """Find features without an effect, and effects that the others could replace.
 
     Parameters
     ----------
@@ -107,21 +107,21 @@ def check_terms(model: "AdditiveModel", X: np.ndarray) -> list[str]:
         if alike:
             findings.append(
                 f"{_list(alike)}: the effects follow from one another by more than "
-                f"{_CONCURVITY:.0%} (concurvity), so how much is whose is arbitrary"
+                f"{_CONCURVITY:.0%} (concurvity), so how it is divided between them is arbitrary"
             )
     return findings
 
 
 def check_scores(train: "Scores", test: "Scores | None") -> list[str]:
-    """Find what the answers to training and test rows give away."""
+    """Find signs of trouble in the predictions of training and test rows."""
     findings = []
     for split, scores in (("training", train), ("test", test)):
         if scores is None:
             continue
         if scores.beyond > _SHARE * scores.n:
             findings.append(
-                f"{scores.beyond} of {scores.n} predictions on {split} rows lie outside of what "
-                f"the target was in training, {train.low:g} to {train.high:g}; another family or "
+                f"{scores.beyond} of {scores.n} predictions on {split} rows lie outside the range "
+                f"of the target in training, {train.low:g} to {train.high:g}; another family or "
                 "link may fit it better"
             )
     if test is None:

@@ -257,7 +257,7 @@ def _read_text(cells: Sequence[str]) -> list[str | None]:
 
 
 def find_named(names: Sequence[str], empty: Collection[int] = ()) -> list[int]:
-    """Return the columns that count: all but what pandas writes of an index, and empty ones.
+    """Return the columns with data: neither empty nor an index that pandas wrote.
 
     Parameters
     ----------
@@ -325,7 +325,7 @@ def _read_sample(lines: list[str], delimiter: str) -> list[list[str]]:
 
 
 def _find_delimiter(lines: list[str]) -> str:
-    """Return what makes equally many cells of each line, and most numbers of them."""
+    """Return the delimiter that gives each line equally many cells, and the most numbers."""
     best, most = ",", -1.0
     lines = [line for line in lines[:100] if line.strip()]
     for delimiter in DELIMITERS:

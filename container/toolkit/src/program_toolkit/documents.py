@@ -265,7 +265,7 @@ def _read_table(content: bytes, suffix: str, name: str) -> Corpus:
                 f"{name}: row {row}, column 'label' is {shorten(label)}, neither a text nor a "
                 "whole number"
             )
-        if isinstance(label, float):  # as pandas has whole numbers
+        if isinstance(label, float):  # pandas has whole numbers as floats
             labels[row - 1] = int(label)
     return Corpus(texts, list(map(str, labels)))
 

@@ -29,7 +29,7 @@ from program_toolkit.table import Table, read_number, shorten
 
 
 class _Stopped(BaseException):
-    """SIGTERM arrived. No `Exception`, so that no handler on the way takes it for its own."""
+    """SIGTERM arrived. Not an `Exception`, so that no `except Exception` catches it."""
 
 
 _STOPPED = "stopped by SIGTERM before the model was finished; nothing was saved"
@@ -37,7 +37,7 @@ _STOPPED = "stopped by SIGTERM before the model was finished; nothing was saved"
 
 @dataclass(frozen=True)
 class Job:
-    """The places that one training run reads from and writes to.
+    """The folders and channels of one training job.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ class Job:
         header: bool | None = None,
         progress: bool = False,
     ) -> Chunks:
-        """Return the same rows as `read` does, some at a time, for data larger than the memory.
+        """Return the same rows as `read` does, in chunks, for data larger than the memory.
 
         Parameters
         ----------
@@ -135,7 +135,7 @@ class Job:
         return Chunks(self._open(channel, file, missing, text, header), rows, progress)
 
     def size(self, channel: str, file: str | None = None) -> int:
-        """Return the bytes of what `read` and `chunks` would read."""
+        """Return the size in bytes of what `read` and `chunks` would read."""
         return self._open(channel, file, missing=True, text=True).size()
 
     def files(self, channel: str, file: str | None = None) -> list[Path]:
@@ -170,7 +170,7 @@ class Job:
         return Channel(channel, self.folder(channel), file, missing, text, header)
 
     def log_metrics(self, **metrics: float) -> None:
-        """Print ``name=value;`` a line, for metric definitions such as ``r2_test=(.*?);``."""
+        """Print one line ``name=value;`` per metric, as in ``r2_test=(.*?);``."""
         for name, value in metrics.items():
             print(f"{name}={value:.6g};", flush=True)
 
@@ -364,7 +364,7 @@ def _heed_sigterm(job: Job) -> None:
 
 
 def _stop(signum: int, frame: object) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; cleaning up follows
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # cleaning up follows
     raise _Stopped
 
 

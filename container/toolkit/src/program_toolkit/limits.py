@@ -43,7 +43,7 @@ def find_far(X: np.ndarray, model: "AdditiveModel") -> dict[str, np.ndarray]:
 
 
 def find_unknown(X: np.ndarray, model: "AdditiveModel") -> dict[str, np.ndarray]:
-    """Find levels that training has not seen; parameters and result as in `find_far`."""
+    """Find levels not seen in training; parameters and result as in `find_far`."""
     codes = {term.name: X[:, term.feature] for term in model.terms if term.name in model.levels}
     return {name: x < 0 for name, x in codes.items() if (x < 0).any()}
 
@@ -64,7 +64,7 @@ def name_counters(model: "AdditiveModel") -> dict[str, dict[str, Any]]:
 
 
 def count_outside(X: np.ndarray, model: "AdditiveModel", context: Any) -> None:
-    """Count rows outside of the training range by feature, however little.
+    """Count the rows outside the training range by feature, however slightly outside.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def _read_ranges(model: "AdditiveModel") -> tuple[list[float], list[float]]:
 
 
 def warn_of_rows(table: Table, X: np.ndarray, model: "AdditiveModel") -> Mapping[str, np.ndarray]:
-    """Word what an answer should be taken with care for.
+    """Describe why an answer should be used with care.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def warn_of_rows(table: Table, X: np.ndarray, model: "AdditiveModel") -> Mapping
                 f"{name!r} is {value:g} in {count_rows(rows)}, "
                 f"and was {low:g} to {high:g} in training"
             )
-        text = f"far outside of the training range, and so extrapolated: {'; '.join(places)}"
+        text = f"far outside the training range, and so extrapolated: {'; '.join(places)}"
         warnings[text] = np.any(list(far.values()), axis=0)
     if unknown := find_unknown(X, model):
         cells, places = table.select(model.features).values, []

@@ -23,7 +23,7 @@ JSONLINES = "application/jsonlines"
 
 _LONGEST_HEAD = 16_384  # bytes of an npy header; NumPy's own bound is below it
 
-# Some of Python's other codecs take quadratic time (punycode) or are no encodings of text at all.
+# Some of Python's other codecs take quadratic time (punycode) or are not text encodings.
 CHARSETS = ("utf-8", "utf8", "us-ascii", "iso-8859-1", "windows-1252", "utf-16")
 
 
@@ -104,7 +104,7 @@ def open_body(
 
 
 def _ignore_extra(table: Table, parameters: Mapping[str, object]) -> Table:
-    """Let columns through that the model doesn't know, if the sender says so."""
+    """Allow columns that the model doesn't know, if the sender asks for it."""
     ignore = {"true": True, "false": False}.get(str(parameters["ignore_extra"]).lower())
     if ignore is None:
         given = shorten(parameters["ignore_extra"])
@@ -227,7 +227,7 @@ def parse_json(text: str) -> Table:
 
 
 def parse_jsonlines(text: str) -> Table:
-    """Read one record, array or number a line."""
+    """Read one record, array or number per line."""
     return _from_lines(load_lines(text))
 
 
@@ -266,7 +266,7 @@ def load_json_or_lines(text: str) -> tuple[object, bool]:
 
 
 def load_lines(text: str) -> list:
-    """Read one JSON value a line."""
+    """Read one JSON value per line."""
     values = []
     for number, line in enumerate(text.split("\n"), 1):
         line = line.strip(" \t\r")

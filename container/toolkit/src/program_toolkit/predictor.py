@@ -14,7 +14,7 @@ RETRIED = {408, 424, 429}  # beside all of 5xx; SageMaker says 424 while a model
 
 
 class PredictorError(RuntimeError):
-    """The endpoint did not answer, or not with one prediction a row."""
+    """The endpoint did not answer with one prediction per row."""
 
 
 def fetch_predictions(

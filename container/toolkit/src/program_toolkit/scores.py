@@ -49,7 +49,7 @@ class Scores:
         self._bins = np.zeros((3, len(_EDGES) + 1)) if binary else None
 
     def add(self, X: np.ndarray, y: np.ndarray) -> None:
-        """Take in rows as the model reads them, shape (n, p), and their targets, shape (n,)."""
+        """Add rows as the model reads them, shape (n, p), and their targets, shape (n,)."""
         mu = self._model.predict(X)
         self._shift = y[0] if self._shift is None else self._shift  # saves digits of large numbers
         self.n += len(y)
@@ -76,7 +76,7 @@ class Scores:
                 counts[name] = counts.get(name, 0) + int(rows.sum())
 
     def metrics(self) -> dict[str, float]:
-        """Return R^2 and root mean squared error; of 0 and 1 also what judges probabilities.
+        """Return R^2 and root mean squared error; of 0 and 1 also scores of the probabilities.
 
         Returns
         -------
@@ -100,7 +100,7 @@ class Scores:
         return metrics
 
     def calibration(self, bins: int = 10) -> list[dict[str, float]]:
-        """Compare predicted with observed shares, in about as large bins by rising probability.
+        """Compare predicted with observed shares, in bins of about equal size by probability.
 
         Returns
         -------

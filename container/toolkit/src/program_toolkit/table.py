@@ -31,7 +31,7 @@ class PayloadError(ValueError):
 
 
 class FirstLine(NamedTuple):
-    """A first line that may be the column names, or a row: only who knows the columns can tell.
+    """A first line that may be column names or a row; the model's column names decide.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ class Table:
     by_line: bool = False
 
     def __post_init__(self):
-        """Refuse a name that would leave open which column is meant."""
+        """Refuse a name that two columns have."""
         if self.names is not None and len(set(self.names)) < len(self.names):
             seen: set[str] = set()
             twice = next(name for name in self.names if name in seen or seen.add(name))
@@ -136,7 +136,7 @@ class Table:
         return [_is_text(column) for column in self.values.T]
 
     def place(self, row: int, column: int) -> str:
-        """Return the words for where a cell is."""
+        """Return where a cell is, in words."""
         if self.lines is not None:
             name = repr(self.names[column]) if self.names else str(column + 1)
             return f"line {self.lines[row]}, column {name}"
