@@ -794,9 +794,7 @@ def test_an_answer_far_from_training_carries_a_warning(model):
     X = np.array([[low], [1e30], [high + 1.01 * width], [low - 1.01 * width]])
     (answer,) = ask(payload.Table(X), model)
     (warning,) = answer["warnings"]
-    assert re.match(
-        r"far outside the training range.*'x0' is 1e\+30 in row 1 and 2 more", warning
-    )
+    assert re.match(r"far outside the training range.*'x0' is 1e\+30 in row 1 and 2 more", warning)
     assert len(answer["prediction"]) == 4
     lines = ask(payload.Table(X), model, "application/jsonlines; explain=true")
     assert ["warnings" in line for line in lines] == [False, True, True, True]
