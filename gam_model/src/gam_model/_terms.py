@@ -524,6 +524,10 @@ class AdditiveModel:
         >>> AdditiveModel.load(path).predict([[41.0]])
         array([2.5])
         """
+        Path(path).write_text(self.to_json(), encoding="utf-8")
+
+    def to_json(self):
+        """Return the text of the file that `save` writes, a str."""
         terms = [_describe(term) for term in self.terms]
         newer = any(not _SINCE_3.isdisjoint(term) for term in terms)
         content = {
@@ -537,7 +541,7 @@ class AdditiveModel:
         text = json.dumps(
             content, allow_nan=False, separators=(",", ":"), default=np.ndarray.tolist
         )
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        return text + "\n"
 
     @classmethod
     def load(cls, path):

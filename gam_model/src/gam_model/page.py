@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import re
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -121,11 +120,7 @@ def _read_model(model):
             f"{type(model).__name__} is not a model that a page can show; give a fitted "
             "GAMRegressor or GAMClassifier, an AdditiveModel, or the file that it was saved to"
         )
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "gam.json")
-        frozen.save(file)
-        text = file.read_bytes().decode()
-    return frozen, text, None if frozen is model else model
+    return frozen, frozen.to_json(), None if frozen is model else model
 
 
 # ---------------------------------------------------------------- words
