@@ -527,7 +527,14 @@ class AdditiveModel:
         Path(path).write_text(self.to_json(), encoding="utf-8")
 
     def to_json(self):
-        """Return the text of the file that `save` writes, a str."""
+        """
+        Return the text of the file that `save` writes.
+
+        Returns
+        -------
+        str
+            JSON, with a line end.
+        """
         terms = [_describe(term) for term in self.terms]
         newer = any(not _SINCE_3.isdisjoint(term) for term in terms)
         content = {
