@@ -90,6 +90,17 @@ def make_model(link, seed):
     for levels, missing in [(["a", "b", "7"], 0.2), ([1.0, 2.5, True], None)]:
         effects = rng.normal(scale=scale, size=len(levels))
         terms.append(LevelTerm(len(terms), f"x{len(terms)}", levels, effects, missing))
+    for warp, extrapolate, missing, atoms in [
+        (None, "linear", None, [15.0, 16.0, 17.0, 19.99, 30.1, 55.0]),
+        ((5.0, 0.5), "constant", 0.3, [5.0, 5.25]),
+    ]:
+        knots = np.r_[[0.0] * 4, 0.3, 0.7, [1.0] * 4] * (40 if warp is None else 1)
+        knots += 15 if warp is None else 0
+        coef, effects = rng.normal(scale=scale, size=6), rng.normal(scale=scale, size=len(atoms))
+        j = len(terms)
+        terms.append(
+            SmoothTerm(j, f"x{j}", knots, coef, extrapolate, missing, warp, atoms=[atoms, effects])
+        )
     names = [*(f"x{j}" for j in range(len(terms))), "unused"]
     return AdditiveModel(1.5, terms, names, link)
 
@@ -112,6 +123,10 @@ def make_rows(model, n, seed=0):
             if term.warp is None:
                 at = rng.random(n) < 0.1
                 rows[at, j] = rng.choice(term.knots, size=at.sum())
+            if term.atoms is not None:  # and what float32 makes of them, and their neighbours
+                at = rng.random(n) < 0.4
+                near = 1 + rng.choice([0, 0, 0.9, -0.9, 1.1, -1.1], size=at.sum()) * 2.0**-24
+                rows[at, j] = rng.choice(term.atoms[0], size=at.sum()) * near
         rows[rng.random(n) < 0.1, j] = np.nan
     return rows
 
@@ -135,7 +150,8 @@ def test_fits_and_their_intervals_are_as_in_python(family, link, visit, tmp_path
         "binomial": lambda: (score > 0.3).astype(float),
         "poisson": lambda: np.rint(np.exp(score / 2) * 2),
         "gamma": lambda: np.exp(score / 4) + 0.1,
-    }[family.name]()
+        "inverse_gaussian": lambda: np.exp(score / 4) + 0.1,
+    }[family.name.removeprefix("quasi")]()
     gam = GAMRegressor(family=family.name, link=link, df=8).fit(X, y)
     write_page(gam, tmp_path / "page.html", X)
     page = visit((tmp_path / "page.html").as_uri())
@@ -173,6 +189,71 @@ def test_bands_are_those_of_python(visit, tmp_path, table):
         )
         expected = np.sqrt(gam._posterior.term_variance(k, x))
         np.testing.assert_allclose(errors, expected, rtol=2e-3, atol=1e-3 * expected.max())
+
+
+@pytest.fixture(scope="module")
+def atomic():
+    """A fit of which two columns have atoms, some of them beside each other."""
+    rng = np.random.default_rng(5)
+    n = 4000
+    X = pd.DataFrame(
+        {
+            "code": np.where(
+                rng.random(n) < 0.5, rng.choice([0, 1, 2, 3, 7, 20], n), rng.integers(0, 40, n)
+            ).astype(float),
+            "price": np.where(
+                rng.random(n) < 0.4, rng.choice([9.99, 10.0, 19.99], n), rng.uniform(0, 30, n)
+            ),
+            "z": rng.normal(size=n),
+        }
+    )
+    off = {0: 2, 1: -2, 2: 1.5, 3: -1, 7: 2.5, 20: -2}
+    score = np.sin(X["code"] / 8) + X["code"].map(off).fillna(0) + np.cos(X["price"] / 6)
+    score += 2 * np.isclose(X["price"], 9.99) - 1.5 * np.isclose(X["price"], 10.0) + 0.3 * X["z"]
+    X.loc[::11, "code"] = np.nan
+    gam = GAMClassifier(df=8).fit(X, score + rng.logistic(scale=0.5, size=n) > 0.5)
+    assert [0 if t.atoms is None else len(t.atoms[0]) for t in gam.terms_.terms][2] == 0
+    assert all(len(term.atoms[0]) >= 3 for term in gam.terms_.terms[:2])
+    return gam, X
+
+
+@pytest.fixture(scope="module")
+def atomic_file(atomic, tmp_path_factory):
+    path = tmp_path_factory.mktemp("atoms") / "page.html"
+    gam, X = atomic
+    write_page(gam, path, X)
+    return path
+
+
+def test_atoms_have_their_answers_bands_and_intervals(atomic, atomic_file, visit):
+    gam, X = atomic
+    page = visit(atomic_file.as_uri())
+    rows = gam._validate(X)
+    assert_same(page, gam.terms_, rows)
+    ends = page.evaluate(
+        """text => JSON.parse(text).map((row) => {
+          row = row.map((x) => (x === null ? NaN : x));
+          const half = Z * app.errors.ofRow(row);
+          const { eta } = answer(app.model, row);
+          return bracket(app.model.link, eta - half, eta + half); })""",
+        as_json(rows[:500]),
+    )
+    expected = gam.predict_interval(X[:500])
+    assert (abs(np.array(ends) - expected) <= 2e-3 * np.diff(expected, axis=1)).all()
+    for k, term in enumerate(gam.terms_.terms[:2]):
+        x = np.append(term.atoms[0], [0.5, 11.3, 23.7])
+        found = page.evaluate(
+            """([k, x]) => [x.map((x) => app.errors.ofTerm(k, x)),
+                            x.map((x) => app.errors.ofCurve(k, x))]""",
+            [k, x.tolist()],
+        )
+        for errors, atoms in zip(found, (True, False), strict=True):
+            known = np.sqrt(gam._posterior.term_variance(k, x, atoms=atoms))
+            np.testing.assert_allclose(errors, known, rtol=2e-3, atol=1e-3 * known.max())
+        figure = page.locator("#curves figure").nth(k)
+        assert figure.locator(".atom").count() == len(term.atoms[0])
+        assert "A point is a value that many cases share" in figure.inner_text()
+    assert page.locator("#curves figure").nth(2).locator(".atom").count() == 0
 
 
 def test_a_constant_column_with_missing_cells_has_its_band(visit, tmp_path):
@@ -415,6 +496,8 @@ def cross_alone(model, row, threshold, rules, whole):
                     if term.warp is None
                     else np.unique(np.r_[tried, np.geomspace(max(low, 1e-3), high, 20_001)])
                 )
+            if term.atoms is not None:
+                tried = np.union1d(tried, term.atoms[0])
             size = abs(tried - row[j])
         allowed = {"any": tried != row[j], "up": tried > row[j], "down": tried < row[j]}[change]
         tried, size = tried[allowed], size[allowed]
@@ -476,6 +559,50 @@ def test_the_smallest_changes_are_those_of_a_search_in_python(threshold, file, g
             assert change == "any" or (to > row[at]) == (change == "up")
         kinds.add("alone" if alone else "together" if together else "none")
     assert kinds >= {"alone", "none"}
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.8, 0.99])
+@pytest.mark.parametrize("change", ["any", "up", "down"])
+def test_the_smallest_changes_know_atoms(change, threshold, atomic, atomic_file, visit):
+    gam, X = atomic
+    page = visit(atomic_file.as_uri())
+    rows = gam._validate(X)[:300]
+    found = page.evaluate(
+        """([text, threshold, change]) => JSON.stringify(JSON.parse(text).map((row) => {
+          row = row.map((x) => (x === null ? NaN : x));
+          const above = answer(app.model, row).mean >= threshold;
+          const crosses = (row) => answer(app.model, row).mean >= threshold !== above;
+          const rules = [{ change, step: 1, whole: true }, { change, step: 1e-9, whole: false },
+                         { change: "never" }];
+          const goals = findGoals(app.model.link, threshold, !above);
+          const { alone, together } = findRecourse(app.model, row, crosses, goals, rules);
+          const put = (row, { term, to }) => replace(row, term.feature, to);
+          return [alone.map(({ term, to }) => [term.name, to]), together.length,
+                  crosses(together.reduce(put, row))]; }))""",
+        [as_json(rows), threshold, change],
+    )
+    rules = {"code": change, "price": change, "z": "never"}
+    grid = 30 / 20_000
+    for row, (alone, n_together, crossed) in zip(rows, json.loads(found), strict=True):
+        expected, n = cross_alone(gam.terms_, row, threshold, rules, {"code"})
+        alone = dict(alone)
+        assert set(alone) >= set(expected)
+        assert ("code" in alone) == ("code" in expected)
+        for name, to in alone.items():
+            changed = row.copy()
+            j = gam.terms_.features.index(name)
+            changed[j] = to
+            both = gam.terms_.predict([row, changed]) >= threshold
+            assert both[0] != both[1]
+            assert change == "any" or (to > row[j]) == (change == "up")
+            if name == "code":
+                assert to == expected[name], row
+            elif name in expected:
+                assert abs(to - row[j]) <= abs(expected[name] - row[j]) + 1e-6, row
+                assert abs(to - row[j]) >= abs(expected[name] - row[j]) - grid, row
+        if not alone:
+            assert n_together == n
+            assert crossed == (n > 0)
 
 
 @pytest.mark.parametrize("link", LINKS)

@@ -239,10 +239,15 @@ def _describe_errors(estimator):
             isinstance(term, SplineBasis) and not term.left_out
         ):  # constant apart from missing cells
             own = np.concatenate([np.zeros((2, len(means))), own])
-        own[:, block] -= means[block]
+        # The effects of atoms are added to the curve, which is centred already.
+        centred = np.ones(len(own), dtype=bool)
+        if isinstance(term, SplineBasis):
+            first = len(own) - term.missing - term.n_marks
+            centred[first : first + term.n_marks] = False
+        own[centred, block] -= means[block]
         blocks.append(own)
-    centred = np.concatenate(blocks)
-    covariance = centred @ posterior.covariance.fill() @ centred.T
+    frozen = np.concatenate(blocks)
+    covariance = frozen @ posterior.covariance.fill() @ frozen.T
     deviations = np.sqrt(np.maximum(covariance.diagonal(), 0.0))
     size = np.where(deviations > 0, deviations, 1.0)
     correlations = np.clip(covariance / np.outer(size, size), -1, 1)

@@ -10,6 +10,7 @@ const HEIGHT = 190;
 const PLOT = { left: 44, right: 312, top: 8, bottom: 142, floor: 166 };
 const POINTS = 121;
 const MOST_LEVELS = 20;
+const MOST_BARS = 40; // atoms whose intervals are drawn; of more, only the points
 const MUCH = 4; // times the median spread of the curves
 const Z = 1.959963984540054; // of a 95 % interval
 
@@ -23,7 +24,8 @@ function buildCurves(page) {
     const caption = el("figcaption", {}, field.label, own ? el("span", { class: "hint" }, ` (${say("ownScale")})`) : null);
     const here = el("p", { class: "hint" });
     const { picture, move } = (field.term.kind === "levels" ? drawLevels : drawCurve)(page, field, scale);
-    find("curves").append(el("figure", {}, caption, picture, here));
+    const atoms = field.term.atoms?.length ? el("p", { class: "hint" }, say("atoms")) : null;
+    find("curves").append(el("figure", {}, caption, picture, here, atoms));
     return (row, pinned) => {
       const x = row[field.term.feature];
       const effect = field.term.at(x);
@@ -36,7 +38,8 @@ function buildCurves(page) {
 
 // What a term reaches inside its range, and the base.
 function findEnds(term) {
-  const values = term.kind === "levels" ? [...term.effects] : term.turns.map(term.value);
+  const values =
+    term.kind === "levels" ? [...term.effects] : [...term.turns.map(term.value), ...term.atoms.map(term.at)];
   if (term.missing !== null) values.push(term.missing);
   return values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [0, 0]);
 }
@@ -71,7 +74,7 @@ function drawCurve(page, field, { y, low, high }) {
   const ts = Array.from({ length: POINTS }, (_, i) => start + ((end - start) * i) / (POINTS - 1));
   const parts = [drawAxis(y, low, high)];
   if (page.errors) {
-    const widths = ts.map((t) => Z * page.errors.ofTerm(k, term.offScale(t)));
+    const widths = ts.map((t) => Z * page.errors.ofCurve(k, term.offScale(t)));
     const upper = ts.map((t, i) => [place(t), y(term.value(t) + widths[i])]);
     const lower = ts.map((t, i) => [place(t), y(term.value(t) - widths[i])]);
     parts.push(svg("path", { class: "band", d: `${path([...upper, ...lower.reverse()])}Z` }));
@@ -91,7 +94,18 @@ function drawCurve(page, field, { y, low, high }) {
   const mark = svg("g", { class: "mark" }, svg("line", { y1: PLOT.top, y2: PLOT.floor }), svg("circle", { r: 5 }));
   const pin = svg("path", { class: "pin", d: "M-5 -5L5 5M-5 5L5 -5" });
   const line = svg("path", { class: "curve", d: path(ts.map((t) => [place(t), y(term.value(t))])) });
-  const clip = svg("svg", { x: 0, y: 0, width: WIDTH, height: PLOT.bottom + 2 }, parts.splice(1, page.errors ? 1 : 0), line);
+  const points = term.atoms.map((atom) => {
+    const [x, effect] = [place(term.onScale(atom)), term.at(atom)];
+    const half = page.errors && term.atoms.length <= MOST_BARS ? Z * page.errors.ofTerm(k, atom) : 0;
+    return svg(
+      "g",
+      { class: "atom" },
+      half ? svg("line", { x1: x, x2: x, y1: y(effect - half), y2: y(effect + half) }) : null,
+      svg("circle", { cx: x, cy: y(effect), r: 3 })
+    );
+  });
+  const band = parts.splice(1, page.errors ? 1 : 0);
+  const clip = svg("svg", { x: 0, y: 0, width: WIDTH, height: PLOT.bottom + 2 }, band, line, points);
   const put = (x) => {
     const t = Math.min(Math.max(term.onScale(x), start), end);
     return [place(t), Math.min(Math.max(y(term.at(x)), PLOT.top), PLOT.bottom)];

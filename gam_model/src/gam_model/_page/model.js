@@ -6,7 +6,7 @@
 "use strict";
 
 const FORMAT = "gam_model.AdditiveModel";
-const VERSION = 2;
+const VERSION = 3;
 
 function readModel(content) {
   if (content.format !== FORMAT || !(content.version <= VERSION)) {
@@ -42,10 +42,12 @@ function answer(model, row) {
 
 // ---------------------------------------------------------------- terms
 
+const ROUNDING = 2 ** -24; // of 32-bit numbers: values that differ by less are the same
+
 const KINDS = { smooth: readSmooth, levels: readLevels };
 
 // One polynomial per interval between knots, in powers of the distance from the interval's start,
-// and one more beyond either end.
+// and one more beyond either end. Atoms are values that deviate from this curve.
 function readSmooth(term) {
   const { knots, coef, warp } = term;
   const degree = knots.length - coef.length - 1;
@@ -68,13 +70,25 @@ function readSmooth(term) {
     const piece = upperBound(breaks, t);
     return horner(pieces[piece], t - origins[piece]);
   };
+  const [atoms, deviations] = term.atoms || [[], []];
+  const lows = atoms.map((atom) => atom - ROUNDING * Math.abs(atom));
+  const highs = atoms.map((atom) => atom + ROUNDING * Math.abs(atom));
+  // The position of the atom that x is, or -1.
+  const locate = (x) => {
+    const at = upperBound(lows, x) - 1;
+    return at >= 0 && x <= highs[at] ? at : -1;
+  };
   return {
     ...term,
     degree,
     range,
     onScale,
     offScale,
-    value,
+    value, // of the curve alone, on its own scale
+    atoms,
+    lows,
+    highs,
+    locate,
     // Points between which the curve only rises or only falls, on its own scale.
     turns: findTurns(breaks, pieces.slice(1, -1)),
     at(x) {
@@ -82,11 +96,18 @@ function readSmooth(term) {
       if (term.extrapolate === "error" && (x < range[0] - rounding || x > range[1] + rounding)) {
         throw new RangeError(term.name);
       }
-      return value(onScale(x));
+      const atom = locate(x);
+      return value(onScale(x)) + (atom < 0 ? 0 : deviations[atom]);
     },
+    size: coef.length + atoms.length + (term.missing === null ? 0 : 1),
     // The weights of the coefficients in the value at x: pairs of position and weight.
     design(x) {
-      if (Number.isNaN(x)) return term.missing === null ? [] : [[coef.length, 1]];
+      if (Number.isNaN(x)) return term.missing === null ? [] : [[coef.length + atoms.length, 1]];
+      const atom = locate(x);
+      const weights = this.designCurve(x);
+      return atom < 0 ? weights : [...weights, [coef.length + atom, 1]];
+    },
+    designCurve(x) {
       const t = onScale(x);
       const inside = Math.min(Math.max(t, breaks[0]), end);
       const weights = weigh(knots, degree, inside);
@@ -104,6 +125,7 @@ function readLevels(term) {
   const n = term.levels.length;
   return {
     ...term,
+    size: n + (term.missing === null ? 0 : 1),
     at: (x) => byCode[Number.isNaN(x) ? n : x >= 0 && x < n ? Math.trunc(x) : n + 1],
     design(x) {
       if (Number.isNaN(x)) return term.missing === null ? [] : [[n, 1]];
@@ -299,7 +321,7 @@ function readErrors(model, { deviations, correlations }) {
   let next = 1;
   const starts = model.terms.map((term) => {
     const start = next;
-    next += (term.coef || term.effects).length + (term.missing === null ? 0 : 1);
+    next += term.size;
     return start;
   });
   const spread = (weights) => {
@@ -313,11 +335,12 @@ function readErrors(model, { deviations, correlations }) {
     });
     return Math.sqrt(Math.max(variance, 0));
   };
-  const place = (k, x) => model.terms[k].design(x).map(([i, weight]) => [starts[k] + i, weight]);
+  const place = (k, weights) => weights.map(([i, weight]) => [starts[k] + i, weight]);
   return {
-    ofTerm: (k, x) => spread(place(k, x)),
+    ofTerm: (k, x) => spread(place(k, model.terms[k].design(x))),
+    ofCurve: (k, x) => spread(place(k, model.terms[k].designCurve(x))), // without its atoms
     ofRow: (row) =>
-      spread([[0, 1], ...model.terms.flatMap((term, k) => place(k, row[term.feature]))]),
+      spread([[0, 1], ...model.terms.flatMap((term, k) => place(k, term.design(row[term.feature])))]),
   };
 }
 

@@ -51,7 +51,8 @@ function replace(row, feature, x) {
   return changed;
 }
 
-// The level of least effect, or the value nearest to x, whose contribution is in one of the spans.
+// The level of least effect, or the value nearest to x, whose contribution is in one of the spans;
+// an atom counts by its own contribution, and is tried as it is.
 function findNearest(term, x, spans, rule, accept) {
   if (term.kind === "levels") {
     const now = term.at(x);
@@ -59,24 +60,26 @@ function findNearest(term, x, spans, rule, accept) {
     codes.sort((a, b) => Math.abs(term.at(a) - now) - Math.abs(term.at(b) - now));
     return codes.length ? codes[0] : null;
   }
-  let best = null;
+  const found = term.atoms.filter((atom) => isAllowed(atom, x, rule.change) && accept(atom));
   for (const [low, high] of spans) {
     for (const [start, end] of listSpans(term, low, high)) {
       for (const [from, to] of cutSpan(start, end, x, rule.change)) {
-        const found = pickValue(from, to, x, rule, accept);
-        if (found !== null && (best === null || Math.abs(found - x) < Math.abs(best - x))) best = found;
+        found.push(pickValue(term, from, to, x, rule, accept));
       }
     }
   }
-  return best;
+  const values = found.filter((value) => value !== null);
+  values.sort((a, b) => Math.abs(a - x) - Math.abs(b - x) || a - b);
+  return values.length ? values[0] : null;
 }
 
-const listCodes = (term, x, change) =>
-  term.levels
-    .map((_, code) => code)
-    .filter((code) => (change === "any" ? code !== x : change === "up" ? code > x : code < x));
+const isAllowed = (to, x, change) => (change === "any" ? to !== x : change === "up" ? to > x : to < x);
 
-// Intervals of the feature, in its own units and its training range, where low <= f <= high.
+const listCodes = (term, x, change) =>
+  term.levels.map((_, code) => code).filter((code) => isAllowed(code, x, change));
+
+// Intervals of the feature, in its own units and its training range, where low <= f <= high; f is
+// the curve, from which atoms deviate.
 function listSpans(term, low, high) {
   const spans = [];
   for (let i = 0; i + 1 < term.turns.length; i++) {
@@ -101,18 +104,33 @@ function cutSpan(start, end, x, change) {
 }
 
 // The value of an interval on one side of x that is nearest to x: in steps, where that is possible.
-function pickValue(from, to, x, rule, accept) {
+function pickValue(term, from, to, x, rule, accept) {
   const up = from >= x;
   const near = up ? from : to;
+  const step = up ? rule.step : -rule.step;
+  const slack = 1e-9 * rule.step;
+  const suits = (value) =>
+    value !== x && from - slack <= value && value <= to + slack && accept(value);
   const steps = near / rule.step;
   const stepped = trim((up ? Math.ceil(steps - 1e-9) : Math.floor(steps + 1e-9)) * rule.step);
-  const next = trim(stepped + (up ? rule.step : -rule.step));
+  const next = trim(stepped + step);
   const nudged = near + (near - x) * 1e-9;
-  for (const value of rule.whole ? [stepped, next] : [stepped, next, near, nudged]) {
-    const inside = from - rule.step * 1e-9 <= value && value <= to + rule.step * 1e-9;
-    if (value !== x && inside && accept(value)) return value;
+  const values = [stepped, next, ...(rule.whole ? [] : [near, nudged])];
+  values.push(leaveAtoms(term, next, step)); // the curve is beyond its atoms
+  if (!rule.whole) values.push(from + (to - from) / 2);
+  return values.find(suits) ?? null;
+}
+
+// The first value from x on, in steps, that is not an atom.
+function leaveAtoms(term, x, step) {
+  let value = x;
+  for (const _ of term.atoms) {
+    const atom = term.locate(value);
+    if (atom < 0) break;
+    const end = (step > 0 ? term.highs : term.lows)[atom];
+    value = trim(value + step * (Math.floor((end - value) / step) + 1));
   }
-  return null;
+  return value;
 }
 
 // 0.30000000000000004 is 0.3.
@@ -155,15 +173,15 @@ function findGain(term, x, sign, rule) {
   return Math.max(0, ...values.map((value) => sign * (term.at(value) - term.at(x))));
 }
 
+// Values at which the curve or an atom is extreme, and where it is an atom, those beside it.
 function listExtremes(term, x, { change, step, whole }) {
-  const points = term.turns.map(term.offScale);
+  const points = [...term.turns.map(term.offScale), ...term.atoms, x];
   const [low, high] = term.range;
   const slack = 1e-9 * step; // a feature's own scale rounds
   const values = whole
     ? points.flatMap((point) => [Math.floor(point / step) * step, Math.ceil(point / step) * step])
     : points;
-  return values.filter(
-    (value) =>
-      value >= low - slack && value <= high + slack && (change === "any" || (change === "up" ? value > x : value < x))
-  );
+  return values
+    .flatMap((value) => [value, leaveAtoms(term, value, step), leaveAtoms(term, value, -step)])
+    .filter((value) => value >= low - slack && value <= high + slack && isAllowed(value, x, change));
 }
