@@ -16,7 +16,7 @@ import pytest
 from gam_model import AdditiveModel, GAMClassifier, GAMRegressor
 from gam_model._families import FAMILIES, LINKS
 from gam_model._terms import LevelTerm, SmoothTerm
-from gam_model.page import _FOLDER, _SCRIPTS, write_page
+from gam_model.page import _FOLDER, _KINDS, _LINKS, _SCRIPTS, _VERSION, write_page
 
 HOSTILE = '<img src=x onerror="window.hacked=1">'
 READ = "const model = readModel(JSON.parse(find('content').textContent).model);"
@@ -293,6 +293,73 @@ def test_an_unknown_kind_is_named(visit, tmp_path):
     assert 'cannot read a term of kind "pair", of x0' in told[0]
     assert '"loglog"' in told[1]
     assert "version 99" in told[2]
+
+
+def test_a_page_that_cannot_show_its_model_says_so(visit, tmp_path):
+    write_page(make_model("identity", 0), tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    (tmp_path / "page.html").write_text(text.replace('"link":"identity"', '"link":"loglog"'))
+    page = visit((tmp_path / "page.html").as_uri())
+    told = page.inner_text("h1")
+    assert told == 'This page cannot show its model: this page does not know the link "loglog".'
+    assert page.locator("input").count() == 0
+    assert page.problems == ['this page does not know the link "loglog"']
+    page.problems.clear()
+
+
+def test_python_refuses_what_the_page_cannot_read(file, visit, monkeypatch, tmp_path):
+    known = [_VERSION, list(_KINDS), list(_LINKS)]
+    page = visit(file.as_uri())
+    assert page.evaluate("[VERSION, Object.keys(KINDS), Object.keys(LINKS)]") == known
+    model = make_model("log", 0)
+    for name, value, told in [
+        ("_VERSION", 2, "version 3 of the format"),
+        ("_KINDS", ("smooth",), "a term of kind 'levels'"),
+        ("_LINKS", ("identity",), "link='log'"),
+    ]:
+        with monkeypatch.context() as patch:
+            patch.setattr(f"gam_model.page.{name}", value)
+            with pytest.raises(ValueError, match=f"cannot show this model: it has {told}"):
+                write_page(model, tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_where_there_are_no_intervals_the_page_says_why(gam, visit, tmp_path):
+    write_page(gam.terms_, tmp_path / "page.html")
+    page = visit((tmp_path / "page.html").as_uri())
+    assert "made of the saved model" in page.inner_text("#limits")
+    assert not page.is_visible("#interval")
+
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"x": rng.uniform(size=3000), "id": rng.integers(0, 600, 3000).astype(str)})
+    large = GAMRegressor(df=6).fit(X, X["x"] + rng.normal(size=3000))
+    with pytest.warns(UserWarning, match=r"no intervals, as the model has 6\d\d coefficients"):
+        write_page(large, tmp_path / "page.html", X)
+    page = visit((tmp_path / "page.html").as_uri())
+    assert "too many coefficients" in page.inner_text("#limits")
+    assert not page.is_visible("#interval")
+
+
+def test_an_offset_counts_as_zero_and_the_page_says_so(visit, tmp_path):
+    rng = np.random.default_rng(0)
+    x, time = rng.uniform(size=(500, 1)), rng.uniform(1, 5, size=500)
+    y = rng.poisson(time * np.exp(x[:, 0]))
+    gam = GAMRegressor(family="poisson", df=6).fit(x, y, offset=np.log(time))
+    with pytest.warns(UserWarning, match="which counts as 0 on the page"):
+        write_page(gam, tmp_path / "page.html", x)
+    page = visit((tmp_path / "page.html").as_uri())
+    assert page.inner_text("#limits").endswith("all answers here are for an offset of 0.")
+    assert page.is_visible("#interval")
+    case = [[float(page.input_value("#field-0"))]]
+    assert page.inner_text("#mean") == f"{gam.predict(case, offset=0)[0]:.4g}"
+
+
+def test_a_large_file_is_warned_of(tmp_path):
+    levels = [f"customer {i:06d}" for i in range(20_000)]
+    model = AdditiveModel(0.0, [LevelTerm(0, "id", levels, np.arange(20_000) / 7)], ["id"])
+    with pytest.warns(UserWarning, match=r"page.html has [\d,]+ kB, more than the 500 kB"):
+        write_page(model, tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size > 500_000
 
 
 # ---------------------------------------------------------------- the page itself
@@ -740,6 +807,7 @@ def test_rows_that_cannot_be_read_say_why_and_others_are_answered(file, gam, vis
     (tmp_path / "rows.csv").write_text("\r\n".join(lines), encoding="utf-8-sig")
     page = visit(file.as_uri())
     load(page, tmp_path / "rows.csv")
+    page.wait_for_selector("#scores table")
     assert page.inner_text("#message") == "6 rows, 4 of them without an answer."
     with page.expect_download() as download:
         page.click("text=Save all rows with answers")
@@ -1183,18 +1251,14 @@ def test_an_empty_field_is_no_case_and_enter_sends_nothing(visit, tmp_path, gaus
     assert (page.url, page.inner_text("#mean")) == (url, mean)
 
 
-@pytest.mark.parametrize("n_levels", [80, 600])
-def test_intervals_with_many_levels(n_levels, visit, tmp_path):
+def test_intervals_with_many_levels(visit, tmp_path):
     rng = np.random.default_rng(0)
     X = pd.DataFrame({"x": rng.uniform(size=2000)})
-    X["level"] = [f"level {code}" for code in rng.integers(n_levels, size=2000)]
+    X["level"] = [f"level {code}" for code in rng.integers(80, size=2000)]
     X["level"] = X["level"].astype("category")
     gam = GAMRegressor(df=8).fit(X, X["x"] + rng.normal(scale=0.1, size=2000))
     write_page(gam, tmp_path / "page.html", X)
     page = visit((tmp_path / "page.html").as_uri())
-    if n_levels > 500:  # too large for the page, which does not offer them then
-        assert not page.is_visible("#interval")
-        return
     rows = gam._validate(X)[:200]
     rows[:20, 1] = -1
     errors = page.evaluate(

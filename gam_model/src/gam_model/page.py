@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,10 @@ _SCRIPTS += ("table", "record", "app")
 _LANGUAGES = ("en", "de")
 _BINS = 24
 _MOST_COEFS = 500  # beyond it, the covariance would be larger than all the rest
+_MOST_BYTES = 500_000  # of a page that is easily sent
+# What model.js reads.
+_VERSION, _KINDS = 3, ("smooth", "levels")
+_LINKS = ("identity", "log", "inverse", "sqrt", "logit", "probit", "cloglog")
 _WORDS = {
     "title": str,
     "about": str,
@@ -75,8 +80,14 @@ def write_page(model, path, X=None, **words):
     Raises
     ------
     ValueError
-        If the words are not these, name a feature that the model does not have, or the threshold
-        is none that the response can cross.
+        If the words are not these, name a feature that the model does not have, the threshold
+        is none that the response can cross, or the page cannot show such a model.
+
+    Warns
+    -----
+    UserWarning
+        If the page has no intervals, as the model has more than 500 coefficients; if the model was
+        fitted with an offset, which counts as 0 on the page; and if the file exceeds 500 kB.
 
     Notes
     -----
@@ -94,20 +105,70 @@ def write_page(model, path, X=None, **words):
     True
     """
     frozen, text, estimator = _read_model(model)
+    described = json.loads(text)
+    _check_shown(described)
     words = _check_words(words, frozen)
     rows = None
     if X is not None:
         rows = frozen._as_rows(X) if estimator is None else estimator._validate(X)
     content = {
-        "model": json.loads(text),
+        "model": described,
         "sha256": hashlib.sha256(text.encode()).hexdigest(),
         "library": f"gam_model {__version__}",
         "words": words,
         "data": _describe_data(frozen, rows),
+        "limits": _find_limits(estimator),
         "errors": None if estimator is None else _describe_errors(estimator),
         "texts": {name: json.loads(_load(f"{name}.json")) for name in _LANGUAGES},
     }
-    Path(path).write_text(_assemble(content), encoding="utf-8")
+    page = _assemble(content).encode()
+    Path(path).write_bytes(page)
+    if len(page) > _MOST_BYTES:
+        warnings.warn(
+            f"{path} has {len(page) / 1000:,.0f} kB, more than the {_MOST_BYTES // 1000} kB that "
+            "are easily sent; most of it is the model's levels and coefficients",
+            stacklevel=2,
+        )
+
+
+def _find_limits(estimator):
+    """Return the keys of the texts that say what the page cannot show; warn of it, too."""
+    if estimator is None:
+        return ["noIntervalsSaved"]
+    limits = []
+    if (n_coefs := _count_coefs(estimator)) > _MOST_COEFS:
+        limits.append("noIntervalsLarge")
+        warnings.warn(
+            f"the page shows no intervals, as the model has {n_coefs:,} coefficients and a page "
+            f"has room for the covariance of {_MOST_COEFS}; fewer levels or a smaller df help",
+            stacklevel=3,
+        )
+    if estimator._has_offset:
+        limits.append("offsetZero")
+        warnings.warn(
+            "the model was fitted with an offset, which counts as 0 on the page, as it says",
+            stacklevel=3,
+        )
+    return limits
+
+
+def _count_coefs(estimator):
+    return 1 + sum(term.size for term in estimator._posterior.basis.terms)
+
+
+def _check_shown(content):
+    """Refuse a model that the page's script cannot read."""
+    kinds = [term["kind"] for term in content["terms"]]
+    unknown = [kind for kind in kinds if kind not in _KINDS]
+    if content["version"] > _VERSION:
+        what = f"version {content['version']} of the format"
+    elif unknown:
+        what = f"a term of kind {unknown[0]!r}"
+    elif content["link"] not in _LINKS:
+        what = f"link={content['link']!r}"
+    else:
+        return
+    raise ValueError(f"a page cannot show this model: it has {what}, which the page cannot read")
 
 
 def _read_model(model):
@@ -227,10 +288,10 @@ def _describe_errors(estimator):
     A frozen coefficient is one of the estimator's less the mean of its term, as B-splines sum to
     one. These covariances keep their digits where those of uncentred functions would cancel.
     """
+    if _count_coefs(estimator) > _MOST_COEFS:
+        return None
     posterior = estimator._posterior
     basis, means = posterior.basis, posterior.means
-    if 1 + sum(term.size for term in basis.terms) > _MOST_COEFS:
-        return None
     blocks = [means[None, :]]
     for term, block in zip(basis.terms, basis.blocks, strict=True):
         own = np.zeros((term.size, len(means)))

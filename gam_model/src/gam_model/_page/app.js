@@ -77,6 +77,7 @@ function start() {
   find("back").addEventListener("click", () => show(page.pinned));
   find("interval").addEventListener("change", () => drawAnswer(page));
   find("interval").closest("label").hidden = !page.errors;
+  find("limits").textContent = page.limits.map((key) => say(key)).join(" ");
   find("print").addEventListener("click", () => window.print());
   window.addEventListener("beforeprint", () => drawRecord(page, page.row));
   find("save").addEventListener("click", () =>
@@ -162,4 +163,11 @@ function translate(page) {
   }
 }
 
-const app = start();
+let app = null;
+try {
+  app = start();
+} catch (problem) {
+  const told = `This page cannot show its model: ${problem.message}.`;
+  document.body.replaceChildren(el("main", {}, el("h1", {}, told)));
+  throw problem;
+}
