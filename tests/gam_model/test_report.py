@@ -10,6 +10,7 @@ import pytest
 from sklearn.exceptions import NotFittedError
 
 from gam_model import GAMClassifier, GAMRegressor
+from gam_model._diagnostics import draw_lift
 from gam_model.page import write_page
 from gam_model.report import write_report
 
@@ -273,3 +274,22 @@ def test_everybody_can_read_it_and_go_on_to_the_page(
     assert find_violations(opened) == []
     opened.get_by_role("link").click()
     assert opened.inner_text("h1") == "The page"
+
+
+def test_the_lift_is_that_of_the_rows(table, tmp_path):
+    """Ties count together; it is drawn where there are two classes only."""
+    X, y = table
+    labels = np.where(y > 0.5, "yes", "no")
+    gam = GAMClassifier(df=8).fit(X, labels)
+    mu = gam.predict_proba(X)[:, 1].round(1)
+    figure = draw_lift((labels == "yes").astype(float), mu, "yes")
+    share, lift = figure.axes[0].lines[-1].get_data()
+    for value, part, times in zip(np.unique(mu)[::-1], share, lift, strict=True):
+        chosen = mu >= value
+        assert part == pytest.approx(chosen.mean())
+        assert times == pytest.approx((labels[chosen] == "yes").mean() / (labels == "yes").mean())
+    for name, response, there in [("two", labels, True), ("one", np.full(len(X), "no"), False)]:
+        write_report(tmp_path / f"{name}.html", gam, X=X, y=response)
+        assert (("aria-label", "lift") in Page(tmp_path / f"{name}.html").attributes) == there
+    write_report(tmp_path / "numbers.html", GAMRegressor(df=8).fit(X, y), X=X, y=y)
+    assert ("aria-label", "lift") not in Page(tmp_path / "numbers.html").attributes

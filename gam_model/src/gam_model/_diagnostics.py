@@ -19,6 +19,7 @@ from gam_model._drawing import (
 from gam_model._inference import normal_quantile
 
 _Z = normal_quantile(0.95)
+_FEW = 0.01  # of the rows
 _POINTS = 2000  # rows drawn as points at most; of more, a random sample
 
 
@@ -154,3 +155,22 @@ def _draw_roc(axes, y, mu):
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8)
     axes.plot(false[keep], true[keep], color=BLUE, linewidth=1.5, label="ROC")
     _name_axes(axes, f"ROC, area {roc_auc_score(y, mu):.3f}", "false positives", "true positives")
+
+
+def draw_lift(y, mu, name):
+    """Return the figure of how much more frequent class `name` is where the model expects it."""
+    _, tied = np.unique(-mu, return_inverse=True)
+    size, events = np.bincount(tied), np.bincount(tied, y)
+    share, found = np.cumsum(size) / len(y), np.cumsum(events) / events.sum()
+    keep = np.flatnonzero(share >= _FEW)  # of fewer rows, chance decides
+    keep = keep[np.unique(np.linspace(0, len(keep) - 1, 500).round().astype(int))]
+    figure = new_figure(4.2, 3.3)
+    axes = figure.subplots()
+    strip(axes)
+    axes.axhline(1, color=GREY, linewidth=0.8)
+    lift = found[keep] / share[keep]
+    axes.plot(share[keep], lift, color=BLUE, linewidth=1.5, label="lift")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.05 * lift.max())
+    _name_axes(axes, f"Lift of {label(name, 30)}", "share of rows, highest first", "times as many")
+    return figure

@@ -16,6 +16,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from gam_model import __version__
+from gam_model._diagnostics import draw_lift
 from gam_model._drawing import (
     BLUE,
     GREY,
@@ -25,6 +26,7 @@ from gam_model._drawing import (
     draw_term,
     find_limits,
     load,
+    name_class,
     name_scale,
     new_figure,
     number,
@@ -138,7 +140,7 @@ def write_report(
         Rows whose distribution to show under the curves, and whose missing cells to count; a
         sample will do.
     y : array-like of shape (n_samples,), optional
-        Their response; with it, diagnostics are drawn.
+        Their response; with it, diagnostics are drawn, and of two classes the lift.
     date : datetime or str, optional
         When the model was fitted; by default now.
     name : str, optional
@@ -195,6 +197,7 @@ def write_report(
         if y is not None:
             picture = _to_svg(plot_diagnostics(estimator, X, y, offset=offset), "diagnostics")
             picture = f"{_say(_DIAGNOSTICS)}<figure>{picture}</figure>"
+            picture += _draw_lift(estimator, rows, np.asarray(y), offset)
             parts.append(_section("Diagnostics", picture))
     parts.append(_section("Data", _describe_data(estimator, rows)))
     settings = [[name, repr(value)] for name, value in estimator.get_params().items()]
@@ -237,6 +240,12 @@ def write_report(
 _DIAGNOSTICS = (
     "For the rows given. If the model holds, about 95 % of the points have the line, or zero, "
     "within their 95 % intervals."
+)
+
+
+_LIFT = (
+    "Of the rows with the highest probabilities, so many times as many belong to the class as of "
+    "all rows."
 )
 
 
@@ -424,6 +433,15 @@ def _table(heads, lines, right=()):
         f"<table>\n<thead><tr>{head}</tr></thead>\n"
         f"<tbody>\n{body}</tbody>\n</table></div>\n"
     )
+
+
+def _draw_lift(estimator, rows, y, offset):
+    """Return the picture of the lift, which needs rows of two classes."""
+    if not hasattr(estimator, "classes_") or len(np.unique(y)) < 2:
+        return ""
+    mu = estimator.terms_.predict(rows, estimator._read_offset(offset, len(rows)))
+    picture = draw_lift(estimator._read_response(y), mu, name_class(estimator, 1))
+    return f"{_say(_LIFT)}<figure>{_to_svg(picture, 'lift')}</figure>"
 
 
 def _to_svg(figure, name):
