@@ -30,11 +30,8 @@ class Pool:
     ----------
     program : Program
     settings : Settings
-    answer : callable
-        Takes each request with its `Response` and the seconds that the program took.
-    note : callable
-        Takes the request that a client was lent with, and for each that the worker has answered
-        its number, from 0 on, and its `Record`.
+    answer, note : callable
+        What `Owner`'s methods of these names do, see `model_server.worker`.
     """
 
     def __init__(
