@@ -1057,9 +1057,12 @@ def test_both_languages_say_the_same_things():
     assert list(english) == list(german)
     for key, text in english.items():
         assert set(re.findall(r"{\w+}", text)) == set(re.findall(r"{\w+}", german[key])), key
-    sources = "".join((_FOLDER / f"{name}.js").read_text() for name in _SCRIPTS)
+    sources = "".join((_FOLDER / f"{name}.js").read_text() for name in (*_SCRIPTS, "endpoint"))
     sources += (_FOLDER / "page.html").read_text()
-    used = set(re.findall(r"""(?:say\(|new Problem\(|data-text=)"(\w+)\"""", sources))
+    used = set(re.findall(r"""(?:say\(|new Problem\(|cell\(|data-text=)"(\w+)\"""", sources))
+    used |= set(re.findall(r'chooseText\(page, "(\w+)"', sources))
+    used |= {key for key in english if re.sub("(Endpoint|Texts|Rules)$", "", key) in used}
+    used |= {"scale_score", "scale_unknown", "ruleHolds", "ruleFails"}
     used |= {f"scale_{name}" for name in LINKS if name != "identity"} | {"language"}
     used |= {
         "notIso",
