@@ -134,7 +134,7 @@ def write_page(model, path, X=None, **words):
 def _find_limits(estimator):
     """Return the keys of the texts that say what the page cannot show; warn of it, too."""
     if estimator is None:
-        return ["noIntervalsSaved"]
+        return ["noIntervalsSaved", "offsetUnknown"]  # the file names neither
     limits = []
     if (n_coefs := _count_coefs(estimator)) > _MOST_COEFS:
         limits.append("noIntervalsLarge")

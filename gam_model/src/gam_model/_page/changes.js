@@ -46,7 +46,7 @@ function drawChange(page, row, change, tryChanges) {
     {},
     el("th", { scope: "row" }, field.label),
     el("td", {}, showValue(field, change.from)),
-    el("td", {}, showValue(field, change.to)),
+    el("td", {}, showExact(field, change.to)),
     ...(tryChanges
       ? [
           el("td", {}, showMean(page, then)),

@@ -114,13 +114,22 @@ function findStep(term) {
   return width > 0 ? 10 ** Math.floor(Math.log10(width / 200)) : 1;
 }
 
-function showValue(field, x) {
+const countDigits = (step) => Math.max(0, -Math.floor(Math.log10(step)));
+
+// A value with all of its digits, where it is finer than the steps of its feature.
+function showExact(field, x) {
+  let digits = countDigits(field.step);
+  while (digits < 15 && Number(x.toFixed(digits)) !== x) digits++;
+  return showValue(field, x, digits);
+}
+
+function showValue(field, x, digits = countDigits(field.step)) {
   const { term, said } = field;
   if (Number.isNaN(x)) return say("missing");
   if (term.kind === "text") return x;
   if (term.kind === "levels") return x >= 0 ? showLevel(field, x) : say("otherLevel");
   if (term.unit === "date") return showDate(x);
-  const text = formatNumber(x, { maximumFractionDigits: Math.max(0, -Math.floor(Math.log10(field.step))) });
+  const text = formatNumber(x, { maximumFractionDigits: digits });
   return [text, term.unit === "duration" ? say("days") : said.unit].filter(Boolean).join(" ");
 }
 
