@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import orjson
@@ -100,7 +101,8 @@ def encode(answer: Answer, accept: str | None, explained: bool = False) -> tuple
     if asked == "true" and answer.explain is None:
         raise PayloadError("this model explains nothing; drop explain=true", status=406)
     by_default = explained and can_explain and asked != "false" and answer.explain is not None
-    explanation = answer.explain() if asked == "true" or by_default else None
+    wanted = answer.explain if asked == "true" or by_default else None
+    explanation = wanted() if wanted else None
     return _ENCODERS[media](answer, explanation), media
 
 
@@ -151,7 +153,7 @@ def _quality(choice: tuple[str, Mapping[str, str]]) -> float:
     return quality if 0 <= quality <= 1 else 0
 
 
-def _to_npy(answer: Answer, _: None) -> bytes:
+def _to_npy(answer: Answer, _: object) -> bytes:
     prediction = np.ascontiguousarray(answer.prediction, dtype="<f8")
     return _write_npy_header(prediction.shape) + prediction.tobytes()
 
@@ -164,7 +166,7 @@ def _write_npy_header(shape: tuple[int, ...]) -> bytes:
     return stream.getvalue()
 
 
-def _to_csv(answer: Answer, _: None) -> bytes:
+def _to_csv(answer: Answer, _: object) -> bytes:
     if answer.prediction.dtype.kind in "fiub":
         return join_lines(map(repr, answer.prediction.tolist()))
     return join_lines(map(_quote, answer.prediction))
@@ -178,7 +180,7 @@ def _quote(label: str) -> str:
 
 
 def _to_json(answer: Answer, explanation: Explanation | Mapping | None) -> bytes:
-    content = _collect(answer, explanation)
+    content: dict[str, Any] = _collect(answer, explanation)
     if isinstance(explanation, Explanation):
         content["shap_base"] = explanation.base
         content["shap_values"] = explanation.values
@@ -200,17 +202,17 @@ def _to_jsonlines(answer: Answer, explanation: Explanation | Mapping | None) -> 
     if warnings:
         marked = zip(*warnings.values(), strict=True)
         columns["warnings"] = [list(itertools.compress(warnings, row)) for row in marked]
-    rows = (
+    lines: Iterable[dict[str, Any]] = (
         dict(zip(columns, row, strict=True))
         for row in zip(*map(_to_list, columns.values()), strict=True)
     )
     if warnings:
-        rows = ({k: v for k, v in row.items() if k != "warnings" or v} for row in rows)
-    return b"".join(_dump(row) + b"\n" for row in rows)
+        lines = ({k: v for k, v in row.items() if k != "warnings" or v} for row in lines)
+    return b"".join(_dump(line) + b"\n" for line in lines)
 
 
-def _collect(answer: Answer, explanation: Explanation | Mapping | None) -> dict[str, Sequence]:
-    columns = {"prediction": answer.prediction, **answer.columns}
+def _collect(answer: Answer, explanation: Explanation | Mapping | None) -> dict[str, Any]:
+    columns: dict[str, Any] = {"prediction": answer.prediction, **answer.columns}
     if isinstance(explanation, Explanation):
         numbers = np.array(
             list(explanation.values.values())
@@ -222,7 +224,7 @@ def _collect(answer: Answer, explanation: Explanation | Mapping | None) -> dict[
     return columns
 
 
-def _check_finite(columns: Mapping[str, Sequence]) -> None:
+def _check_finite(columns: Mapping[str, Any]) -> None:
     # JSON has no word for the others, and orjson would write null.
     for name, column in columns.items():
         if isinstance(column, np.ndarray):
@@ -238,7 +240,7 @@ def _dump(content: dict) -> bytes:
     return orjson.dumps(content, default=np.ndarray.tolist, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _to_list(column: Sequence) -> list:
+def _to_list(column: Any) -> list[Any]:
     return column.tolist() if isinstance(column, np.ndarray) else list(column)
 
 

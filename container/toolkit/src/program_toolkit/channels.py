@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -184,14 +185,15 @@ class Chunks:
                 progress.show(done)
 
     def _scan(self) -> bool:
-        n_samples, found, even = 0, None, True
+        n_samples, even = 0, True
+        found: list[int] | None = None
         for table in self:
             self.names = table.names
             n_samples += len(table.values)
             text = _find_text([table])
             even &= found in (None, text)
             found = sorted({*(found or ()), *text})
-        self.n_samples, self._text = n_samples, found
+        self.n_samples, self._text = n_samples, found or []
         return even
 
 
@@ -247,7 +249,7 @@ def _turn_into_text(table: Table, columns: Collection[int]) -> Table:
 
 def _describe_text(table: Table, column: int) -> str:
     if table.lines is None:
-        return f"column {table.names[column]!r} is text, not numbers"
+        return f"column {(table.names or ())[column]!r} is text, not numbers"
     row, column = next(
         (row, column)
         for row, cells in enumerate(table.values)
@@ -334,7 +336,7 @@ def _read_start(path: Path) -> bytes:
 def _read_npy(path: Path, rows: int) -> Iterator[Table]:
     with path.open("rb") as file:
         dtype, shape, order = read_npy_header(file, path.stat().st_size)
-        values = np.memmap(file, dtype, "r", file.tell(), shape, order)
+        values: np.ndarray = np.memmap(file, dtype, "r", file.tell(), shape, order)
     values = values.reshape(len(values), -1)
     with np.errstate(over="ignore"):  # of a longdouble; infinity is refused by its place
         for start in range(0, len(values), rows):
@@ -363,7 +365,7 @@ def _read_parquet(path: Path, rows: int) -> Iterator[Table]:
         raise PayloadError(f"not a Parquet file: {error}") from None
 
 
-def _read_arrow(name: str, column) -> np.ndarray | list[str | None]:
+def _read_arrow(name: str, column: Any) -> np.ndarray | list[str | None]:
     import pyarrow
 
     if pyarrow.types.is_dictionary(column.type):

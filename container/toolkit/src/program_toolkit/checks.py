@@ -4,7 +4,7 @@ import contextlib
 import textwrap
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class Checks(contextlib.AbstractContextManager):
         One sentence each, in the order in which they came.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.findings: list[str] = []
 
     def __enter__(self) -> "Checks":
@@ -43,7 +43,7 @@ class Checks(contextlib.AbstractContextManager):
             warnings.simplefilter("always", category)
         usual = warnings.showwarning
 
-        def show(message, category, *where, **how) -> None:
+        def show(message: Warning | str, category: type[Warning], *where: Any, **how: Any) -> None:
             if issubclass(category, (UserWarning, RuntimeWarning)):
                 self.add(str(message))
             else:
@@ -52,7 +52,7 @@ class Checks(contextlib.AbstractContextManager):
         warnings.showwarning = show
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         """Stop recording warnings."""
         self._caught.__exit__(*error)
 

@@ -14,6 +14,7 @@ import itertools
 import re
 import warnings
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -134,7 +135,7 @@ def _read_first_block(
     rows: int | None,
     header: bool,
     text: Collection[int],
-    **more: FirstLine,
+    **more: Any,
 ) -> Table:
     if not header:
         block = [line, *lines.take(rows and rows - 1)]
@@ -168,7 +169,7 @@ def _read_rows(
     width: int,
     text: Collection[int],
     names: tuple[str, ...] | None,
-    **more: FirstLine,
+    **more: Any,
 ) -> Table:
     if not text:
         values = _read_numbers(block, lines.delimiter)
@@ -217,7 +218,8 @@ def _read_records(
     return rows, numbers
 
 
-def _split_all(lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
+def _split_all(lines: Iterator[str], delimiter: str) -> Any:
+    # A csv.reader, whose type has no name.
     return csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
 
 
@@ -298,10 +300,10 @@ def _keep(table: Table, kept: list[int] | None) -> Table:
     for j in set(range(1, table.values.shape[1])).difference(kept):
         if any(cell == cell and cell is not None for cell in table.values[:, j]):
             raise PayloadError(f"column {j + 1} has no name; name it, or drop it")
-    names = tuple(table.names[j] for j in kept)
+    names = tuple((table.names or ())[j] for j in kept)
     text = table.text()
-    columns = [table.values[:, j] for j in kept]
-    columns = [list(x) if text[j] else x.astype(float) for j, x in zip(kept, columns, strict=True)]
+    cells = {j: table.values[:, j] for j in kept}
+    columns = [list(x) if text[j] else x.astype(float) for j, x in cells.items()]
     return Table.of_columns(columns, names, lines=table.lines)
 
 

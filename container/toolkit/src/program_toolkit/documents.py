@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from program_toolkit import payload
 from program_toolkit.channels import JobError, find_suffix, is_hidden, read_unpacked
@@ -91,7 +91,7 @@ def _to_documents(
 ) -> Documents:
     if not rows:
         raise PayloadError("got no documents; send at least one")
-    texts = [
+    texts: list[Any] = [
         row.get("text") if isinstance(row, dict)
         else row[0] if isinstance(row, list) and len(row) == 1  # of a table of one column
         else row

@@ -282,10 +282,12 @@ class HyperparameterParser(argparse.ArgumentParser):
     closest known one; every complaint is a `JobError`.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(allow_abbrev=False, add_help=False)
 
-    def parse_args(self, args: Sequence[str]) -> argparse.Namespace:
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str]
+    ) -> argparse.Namespace:
         """Read the program's arguments, which are pairs of --name and value."""
         joined: list[str] = []
         for token in args:

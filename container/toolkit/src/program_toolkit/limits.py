@@ -121,7 +121,7 @@ def warn_of_rows(table: Table, X: np.ndarray, model: "AdditiveModel") -> Mapping
     mapping of str to ndarray of bool, shape (n,)
         At most one warning of a kind, and the rows that it is about.
     """
-    warnings = {}
+    warnings: dict[str, np.ndarray] = {}
     if _is_inside(X, model):
         return warnings
     if far := find_far(X, model):

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import BinaryIO
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 
@@ -44,7 +44,7 @@ def decode(body: bytes | str, content_type: str | None) -> Table:
     Raises
     ------
     PayloadError
-        415 for a type that is not spoken here, 400 for a body that is not what its type says.
+        415 for an unsupported media type, 400 for a body that is not what its type says.
     """
     media, parameters, content = open_body(body, content_type, _DECODERS)
     if media == CSV:
@@ -56,7 +56,7 @@ def decode(body: bytes | str, content_type: str | None) -> Table:
 
 def open_body(
     body: bytes | str, content_type: str | None, known: Collection[str], errors: str = "strict"
-) -> tuple[str, dict[str, str], bytes | str]:
+) -> tuple[str, Mapping[str, str], Any]:
     """Check what a request is, and make text of it unless it is an array.
 
     Parameters
@@ -72,7 +72,7 @@ def open_body(
     Returns
     -------
     media : str
-    parameters : dict of str to str
+    parameters : mapping of str to str
     content : bytes or str
         Bytes for npy.
 
@@ -142,7 +142,9 @@ def parse_npy(body: bytes) -> Table:
         return Table(np.ascontiguousarray(values, dtype=np.float64))
 
 
-def read_npy_header(stream: BinaryIO, length: int) -> tuple[np.dtype, tuple[int, ...], str]:
+def read_npy_header(
+    stream: BinaryIO, length: int
+) -> tuple[np.dtype, tuple[int, ...], Literal["C", "F"]]:
     """Read what an npy file says of its array, and check it.
 
     Parameters
@@ -211,7 +213,7 @@ def parse_json(text: str) -> Table:
     """
     content, by_line = load_json_or_lines(text)
     if by_line:
-        return replace(_from_lines(content), by_line=True)
+        return replace(_from_lines(cast(list[Any], content)), by_line=True)
     if isinstance(content, str):
         content = load_json(content, "the body is a JSON string; inside it: ")
     if not isinstance(content, dict):
@@ -282,7 +284,7 @@ def load_lines(text: str) -> list:
     return values
 
 
-_scan_json = json.JSONDecoder().scan_once  # what json.loads calls, without its preparations
+_scan_json = json.JSONDecoder().scan_once  # type: ignore[attr-defined] # what json.loads calls, without its preparations
 
 
 def load_json(text: str, where: str = "") -> object:

@@ -1,5 +1,6 @@
 """A model behind an endpoint: what an explainer in a container of its own asks once, at start."""
 
+import functools
 import http.client
 import json
 import re
@@ -54,7 +55,7 @@ def fetch_predictions(
     for start in range(0, len(rows), BATCH):
         batch = rows[start : start + BATCH]
         body = json.dumps({"instances": batch}, allow_nan=False).encode()
-        answer = _ask_until(deadline, url, lambda body=body: post(body))
+        answer = _ask_until(deadline, url, functools.partial(post, body))
         predictions += _read(answer, url, len(batch))
     return predictions
 

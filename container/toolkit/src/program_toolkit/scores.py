@@ -39,7 +39,7 @@ class Scores:
     def __init__(
         self, model: "AdditiveModel", binary: bool, bounds: tuple[float, float] | None = None
     ):
-        self._model, self._binary, self._bounds = model, binary, bounds
+        self._model, self._bounds = model, bounds
         self.n, self.low, self.high, self.beyond = 0, np.inf, -np.inf, 0
         self.far: dict[str, int] = {}
         self.unknown: dict[str, int] = {}
@@ -57,7 +57,7 @@ class Scores:
         self._total += float(np.sum(y - self._shift))
         self._square += float(np.sum((y - self._shift) ** 2))
         self._residual += float(np.sum((y - mu) ** 2))
-        if self._binary:
+        if self._bins is not None:
             p = np.clip(mu, np.finfo(float).eps, 1 - np.finfo(float).eps)
             self._loss -= float(y @ np.log(p) + (1 - y) @ np.log1p(-p))
             at = np.searchsorted(_EDGES, np.log(p) - np.log1p(-p))
@@ -89,7 +89,7 @@ class Scores:
         # As in scikit-learn: a constant target is matched (1) or missed (0).
         r2 = 1 - self._residual / scatter if scatter > 0 else float(self._residual == 0)
         metrics = {"r2": r2, "rmse": (self._residual / self.n) ** 0.5}
-        if self._binary:
+        if self._bins is not None:
             rows, ones, expected = self._bins
             zeros = rows - ones
             metrics["log_loss"] = self._loss / self.n
@@ -107,6 +107,8 @@ class Scores:
         list of dict
             rows, predicted and observed.
         """
+        if self._bins is None:
+            raise ValueError("there is no calibration of a model that gives no probabilities")
         rows, ones, expected = self._bins
         group = np.minimum(np.cumsum(rows) - rows / 2, self.n - 0.5) * bins // self.n
         sums = [np.bincount(group.astype(int), one, bins) for one in (rows, ones, expected)]

@@ -7,11 +7,15 @@ named. What a client got wrong is a `PayloadError`, whose `status` the server se
 
 import functools
 import reprlib
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import pandas
 
 
 class PayloadError(ValueError):
@@ -101,16 +105,18 @@ class Table:
     ignore_extra: bool = False
     by_line: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Refuse a name that two columns have."""
         if self.names is not None and len(set(self.names)) < len(self.names):
-            seen: set[str] = set()
-            twice = next(name for name in self.names if name in seen or seen.add(name))
+            (twice, _), *_ = Counter(self.names).most_common(1)
             raise PayloadError(f"two columns are named {shorten(twice)}")
 
     @classmethod
     def of_columns(
-        cls, columns: Sequence[Sequence | np.ndarray], names: tuple[str, ...] | None = None, **more
+        cls,
+        columns: Sequence[Sequence[Any] | np.ndarray],
+        names: tuple[str, ...] | None = None,
+        **more: Any,
     ) -> "Table":
         """Put columns side by side.
 
@@ -297,7 +303,7 @@ class Table:
         return numbers
 
     def _name_header(self, row: int) -> str:
-        if row or self.first is None:
+        if row or self.first is None or self.names is None:
             return ""
         return f"; if the first line is a header, it does not name {', '.join(self.names)}"
 
@@ -320,7 +326,7 @@ class Table:
         codes = np.array([code_of.get(cell) for cell in cells], dtype=np.float64)
         for row in np.flatnonzero(np.isnan(codes)):
             cell = cells[row]
-            number = _truth_or_number(cell) if isinstance(cell, str) else cell
+            number: Any = _truth_or_number(cell) if isinstance(cell, str) else cell
             if cell is None or number != number or (isinstance(cell, str) and is_missing(cell)):
                 continue  # a word for a missing cell, where it is not a level
             code = code_of.get(number, -1)
@@ -328,7 +334,7 @@ class Table:
                 known = ", ".join(map(shorten, levels[:5]))
                 more = f" and {len(levels) - 5} more" if len(levels) > 5 else ""
                 raise PayloadError(
-                    f"{self.place(row, column)}: "
+                    f"{self.place(int(row), column)}: "
                     f"{shorten(cell) if isinstance(cell, str) else format(cell, 'g')} "
                     f"is an unknown category; the model knows {known}{more}"
                 )
@@ -339,7 +345,7 @@ class Table:
         self,
         categories: Collection[str] = (),
         recognize: Callable[[list[str | None]], np.ndarray | None] | None = None,
-    ):
+    ) -> "pandas.DataFrame":
         """Return the table as pandas sees it.
 
         Parameters

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from program_toolkit.job import JobError
+from program_toolkit.channels import JobError
 from program_toolkit.table import is_missing, read_number, shorten
 
 _YES = {"yes", "y", "true", "t", "positive", "pos"}  # what counts as 1 unless told otherwise
@@ -131,9 +131,9 @@ def learn_target(
     elif len(seen) == 2 and (family == "binomial" or (family == "auto" and set(seen) == {0, 1})):
         classes = tuple(sorted(seen))
     elif family == "auto" and _may_be_codes(seen, n_rows):
-        values = ", ".join(map(_show, sorted(seen)))
+        shown = ", ".join(map(_show, sorted(seen)))
         remark = (
-            f"{name} has only {len(seen)} different values, {values}, and was modelled as a "
+            f"{name} has only {len(seen)} different values, {shown}, and was modelled as a "
             "number; if they are classes, keep two of them and set family=binomial; if not, set "
             "family=gaussian"
         )
