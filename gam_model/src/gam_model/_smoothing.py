@@ -282,19 +282,18 @@ def choose_by_reml(normal, basis, scale, bounds, weights=None, tol=1e-8, max_ite
         step = np.where(level, high - at, 0.0)
         if bent.any():
             step[bent] = _step(here.gradient[bent], here.hessian[np.ix_(bent, bent)])
-        noise = 1e-13 * abs(here.value)
+        # The value is less precise than its derivatives: near the optimum only these are reliable.
+        noise, steep = 1e-13 * abs(here.value), abs(here.gradient[free]).max()
         for _ in range(20):
             there = np.clip(at + step, low, high)
             found = measure_reml(normal, basis, scale, np.exp(there))
-            if found.value <= here.value + noise:
+            flatter = abs(found.gradient[free]).max() <= 0.5 * steep
+            if found.value <= here.value + (1e3 * noise if flatter else noise):
                 break
             step /= 4
         else:
             break
-        # The value is less precise than its derivatives: near the optimum only these are reliable.
-        if found.value > here.value - noise and (
-            abs(found.gradient[free]).max() > 0.5 * abs(here.gradient[free]).max()
-        ):
+        if found.value > here.value - noise and not flatter:
             break
         at, here = there, found
     return np.exp(at)
