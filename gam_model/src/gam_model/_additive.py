@@ -18,6 +18,7 @@ from sklearn.utils.validation import (
 from threadpoolctl import ThreadpoolController
 
 from gam_model._basis import Basis
+from gam_model._binned import BinnedRows, choose_bins
 from gam_model._design import build_basis
 from gam_model._explanation import ExplanationMixin
 from gam_model._families import check_mean
@@ -36,6 +37,7 @@ EXTRAPOLATIONS = ("linear", "constant", "error")
 CRITERIA = ("reml", "gcv")
 SOLVERS = ("stream", "statsmodels")
 WARPS = ATOMS = ("auto", None)
+_MANY = 30_000  # rows from which columns are binned
 _FEW = 10_000  # rows used to find starting values for P-IRLS in larger data
 # With alpha="auto", each column gets fewer splines if the total exceeds both of these limits (per
 # row, and absolute): the data cannot identify more, and time grows with the cube of the total.
@@ -266,7 +268,9 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
         centre = totals.mean if linear else 0.0  # avoids cancellation in sums of squares
         unit = totals.unit
         n_kept = totals.n_lines if in_memory else np.inf
-        rows = Rows(basis, blocks, totals.n_rows, totals.weight, unit, centre, n_kept)
+        many = totals.n_lines >= _MANY and choose_bins(basis, totals.n_rows)
+        kind = BinnedRows if many else Rows
+        rows = kind(basis, blocks, totals.n_rows, totals.weight, unit, centre, n_kept)
         constant = np.zeros(len(basis.curvature))
         constant[0] = mean - centre
         start = Start(constant, totals.null_deviance)

@@ -103,7 +103,7 @@ class Smoothing(NamedTuple):
             low, high = (np.where(held, end, 2 * self.alpha[basis.owners]) for end in (low, high))
         return np.stack([low, high])
 
-    def choose(self, normal, basis, bounds, weights):
+    def choose(self, normal, basis, bounds, weights, precision=None):
         """
         Choose the weights for one working model.
 
@@ -117,6 +117,10 @@ class Smoothing(NamedTuple):
             Least and greatest weights.
         weights : ndarray of shape (n_penalties,) or None
             Where to start.
+        precision : float, optional
+            Derivative by log lambda_j, about an effective degree of freedom, that ends the search
+            by restricted likelihood; by default, where `weights` are given, a few steps suffice,
+            as the working model changes in the next iteration.
 
         Returns
         -------
@@ -130,9 +134,11 @@ class Smoothing(NamedTuple):
             bounds = np.stack([low.clip(*bounds), bounds[1]])
         if self.criterion == "gcv" and (basis.owners >= 0).all():
             return choose_by_gcv(normal, basis, bounds, weights)
-        # A few steps suffice, as the working model changes in the next iteration.
-        precision = {} if weights is None else {"tol": 1e-5, "max_iter": _STEPS}
-        return choose_by_reml(normal, basis, self.scale, bounds, weights, **precision)
+        if precision is not None:
+            how = {"tol": precision}
+        else:
+            how = {} if weights is None else {"tol": 1e-5, "max_iter": _STEPS}
+        return choose_by_reml(normal, basis, self.scale, bounds, weights, **how)
 
 
 def find_shortage(n_rows, n_coef):
