@@ -14,7 +14,6 @@ from scipy.linalg import eigh
 from scipy.sparse import csr_array
 
 from gam_model._basis import Basis
-from gam_model._binned import BinnedRows
 from gam_model._normal import Arrowhead, Normal, Solution, expand, residual_square, solve
 from gam_model._progress import report
 from gam_model._rows import CHUNK
@@ -44,7 +43,7 @@ def accumulate(rows, family, link, coef):
 
     Parameters
     ----------
-    rows : Rows
+    rows : Rows or BinnedRows
         Passed over once.
     family : Family
         Distribution of the response.
@@ -62,7 +61,7 @@ def accumulate(rows, family, link, coef):
     ----------
     Wood (2017), "Generalized Additive Models", 2nd edition, section 6.1.1.
     """
-    if isinstance(rows, BinnedRows):
+    if not rows.exact:
         return rows.accumulate(family, link, coef)
     basis = rows.basis
     coef, dense = basis.rotate(coef), basis.n_dense
@@ -299,15 +298,18 @@ def fit_linear(rows, family, link, smoothing, start, hold=0.0):
     weights = smoothing.choose(normal, basis, bounds, None, None if rows.exact else _ROUGH)
     solution = solve(normal, basis.penalize(weights))
     if not rows.exact:
-        given = normal, weights, solution
-        normal, weights, solution = _refine(rows, family, link, smoothing, basis, bounds, given)
+        found = weights, solution.coef
+        normal, weights, solution = _refine(rows, family, link, smoothing, basis, bounds, *found)
     normal = normal._replace(deviance=residual_square(normal, solution.coef))
     return Fit(normal, basis, weights, solution, reference)
 
 
-def _refine(rows, family, link, smoothing, basis, bounds, given):
-    """Bring (equations, weights, solution) that bins have found to those of the rows."""
-    _, weights, (coef, *_) = given
+def _refine(rows, family, link, smoothing, basis, bounds, weights, coef):
+    """
+    Bring weights and coefficients that bins have found to those of the rows.
+
+    Returns the equations, the weights and the solution.
+    """
     before = None
     while True:
         normal = accumulate(rows, family, link, coef)
