@@ -319,7 +319,8 @@ def _refine(rows, family, link, smoothing, basis, bounds, weights, coef):
         moved = _find_step(normal, penalty, coef)
         coef = coef + moved
         size = _measure(normal, penalty, moved, coef)
-        if rows.exact or (before and size * min(size / before, 1.0) <= _REFINED):
+        left = size * min(size / before, 1.0) if before else size
+        if rows.exact or not left > _REFINED:
             return normal, weights, solve(normal, penalty)._replace(coef=coef)
         if before and size > _SLOW * before:
             rows = rows.spread_out()
