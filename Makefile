@@ -123,7 +123,7 @@ lock: setup ## Pin anew what goes into the images; or into that of one program, 
 	done
 
 LOCK = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-annotate \
-	--custom-compile-command "make lock"
+	--generate-hashes --custom-compile-command "make lock"
 
 setup: .venv/setup ## Make the environment in .venv
 
@@ -169,7 +169,8 @@ lambda-model: ## Put MODEL, the program and what it needs where the next two loo
 # Of the server, app.py imports only program.py, which needs no other package.
 	cp -R explainers/src/explainers container/toolkit/src/program_toolkit \
 		container/server/src/model_server $(LAMBDA)/task
-	cp container/requirements/credit_logic.txt $(LAMBDA)/constraints.txt
+# Without hashes, which would be asked of Zappa's dependencies too.
+	sed -n 's/^\([a-zA-Z0-9].*[^ \\]\) *\\$$/\1/p' container/requirements/credit_logic.txt >$(LAMBDA)/constraints.txt
 	printf 'numpy\norjson\n' >$(LAMBDA)/requirements.txt
 	if grep -q '"model": "gam"' $(LAMBDA)/task/model/model.json; then \
 		cp -R gam_model/src/gam_model $(LAMBDA)/task; echo scipy >>$(LAMBDA)/requirements.txt; fi

@@ -22,7 +22,7 @@ from program_toolkit import answers, payload
 from program_toolkit.answers import Answer, Explanation
 from program_toolkit.job import Job, JobError, read_description, run, split_target
 from program_toolkit.limits import count_outside, name_counters, warn_of_rows
-from program_toolkit.table import PayloadError, Table
+from program_toolkit.table import PayloadError, Table, describe_numbers
 
 FORMAT_VERSION = 1
 LIBRARIES = ("explainers", "gam-model", "joblib", "numpy", "scikit-learn")
@@ -190,6 +190,14 @@ def signature_fn(model: Forest | Boosted | Gam) -> dict[str, dict[str, str]]:
     }
 
 
+def page_fn(model_dir: str) -> str:
+    """Write the page that the server shows at / where MODEL_SERVER_PAGE asks for it."""
+    from gam_model.endpoint_page import render_endpoint_page
+
+    described = json.loads((Path(model_dir) / "model.json").read_text(encoding="utf-8"))
+    return render_endpoint_page(described, "credit_logic")
+
+
 # ---------------------------------------------------------------- training
 
 
@@ -270,6 +278,11 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
         curve = calibrate(y_test, prediction)
     job.log_metrics(**metrics)
 
+    words = {
+        "title": f"Credit score: {arguments.target}",
+        "outcome": f"Probability of {arguments.target}",
+        "good": "low",
+    }
     joblib.dump(estimator, job.model_dir / "model.joblib")
     if isinstance(model, Gam):
         from gam_model.page import write_page
@@ -279,9 +292,7 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
             estimator,
             job.data_dir / "page.html",
             pandas.DataFrame(X, columns=features),
-            title=f"Credit score: {arguments.target}",
-            outcome=f"Probability of {arguments.target}",
-            good="low",
+            **words,
         )
     else:
         model.explainer.save(job.model_dir / "explainer.npz")
@@ -293,15 +304,11 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
         | ({} if isinstance(model, Gam) else {"table_limit": table_limit}),
         target=arguments.target,
         features=[
-            {
-                "name": name,
-                "min": float(np.nanmin(column)),
-                "median": float(median),
-                "max": float(np.nanmax(column)),
-                "missing": int(np.isnan(column).sum()),
-            }
-            for name, column, median in zip(features, X.T, medians, strict=True)
+            {"name": name} | describe_numbers(column)
+            for name, column in zip(features, X.T, strict=True)
         ],
+        page=words,
+        answer={"probability": True, "link": "logit"},
         metrics=metrics,
         calibration=curve,
     )

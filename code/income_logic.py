@@ -16,6 +16,7 @@ that say what the model predicted: ``{"instances": [...], "parameters": {"predic
 """
 
 import argparse
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,7 @@ from program_toolkit import answers, payload, predictor
 from program_toolkit.answers import Answer
 from program_toolkit.delimited import parse_csv
 from program_toolkit.job import Job, JobError, read_description, run
-from program_toolkit.table import PayloadError, Table, as_text, shorten
+from program_toolkit.table import PayloadError, Table, as_text, describe_numbers, shorten
 
 FORMAT_VERSION = 1
 LIBRARIES = ("explainers", "joblib", "numpy", "scikit-learn", "scipy")
@@ -281,6 +282,14 @@ def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
     return answers.encode(answer, accept)
 
 
+def page_fn(model_dir: str) -> str:
+    """Write the page that the server shows at / where MODEL_SERVER_PAGE asks for it."""
+    from gam_model.endpoint_page import render_endpoint_page
+
+    described = json.loads((Path(model_dir) / "model.json").read_text(encoding="utf-8"))
+    return render_endpoint_page(described, "income_logic")
+
+
 # ---------------------------------------------------------------- training
 
 
@@ -437,13 +446,29 @@ def describe(
         "hyperparameters": forest.get_params(),
         "classes": list(CLASSES),
         "features": [
-            {"name": name, "levels": levels[name]}
-            if name in levels
-            else {"name": name, "min": float(column.min()), "max": float(column.max())}
+            {"name": name}
+            | (
+                {"levels": levels[name], "most_common": _find_most_common(levels[name], column)}
+                if name in levels
+                else describe_numbers(column)
+            )
             for name, column in zip(FEATURES, X.T, strict=True)
         ],
+        "page": {
+            "title": "Income",
+            "outcome": "Probability of an income of more than 50,000 a year",
+            "threshold": 0.5,
+            "labels": list(CLASSES),
+            "features": {name: {"change": "never"} for name in ("Race", "Sex", "Country")}
+            | {"Age": {"change": "up"}},
+        },
+        "answer": {"column": "probability", "probability": True, "rules": True},
         "metrics": metrics,
     }
+
+
+def _find_most_common(levels: Sequence[str], codes: np.ndarray) -> str:
+    return levels[int(np.bincount(codes.astype(int)).argmax())]
 
 
 if __name__ == "__main__":

@@ -113,6 +113,14 @@ def _is_text(level: object) -> bool:
     return isinstance(level, str)
 
 
+def page_fn(model_dir: str) -> str:
+    """Write the page that the server shows at / where MODEL_SERVER_PAGE asks for it."""
+    from gam_model.endpoint_page import render_endpoint_page
+
+    described = json.loads((Path(model_dir) / "model.json").read_text(encoding="utf-8"))
+    return render_endpoint_page(described, "model_logic")
+
+
 # ---------------------------------------------------------------- training
 
 
@@ -291,6 +299,8 @@ def _train(job: Job, arguments: argparse.Namespace, checks: Checks) -> None:
     joblib.dump(regressor, job.model_dir / "model.joblib")
     described = describe(regressor, metrics) | {"checks": checks.findings}
     described["target"] = target.label
+    described["page"] = words
+    described["answer"] = {"probability": bool(target.classes), "link": model.link}
     if target.classes:
         described["classes"] = {"all": list(target.classes), "positive": target.classes[1]}
         described["calibration"] = {name: one.calibration() for name, one in scores.items()}
@@ -364,8 +374,9 @@ def measure(
 
 def describe(regressor: "GAMRegressor", metrics: dict[str, float]) -> dict:
     """Return what model.json says: enough to know the model without loading it."""
-    features = {name: {"name": name} for name in regressor.terms_.features}
+    features = {name: {"name": name, "unused": True} for name in regressor.terms_.features}
     for term in regressor.terms_.terms:
+        features[term.name] = {"name": term.name}
         if term.name in regressor.terms_.levels:
             features[term.name]["levels"] = list(term.levels)
         else:

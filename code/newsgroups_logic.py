@@ -242,6 +242,14 @@ def signature_fn(model: Model) -> dict[str, dict[str, str]]:
     }
 
 
+def page_fn(model_dir: str) -> str:
+    """Write the page that the server shows at / where MODEL_SERVER_PAGE asks for it."""
+    from gam_model.endpoint_page import render_endpoint_page
+
+    described = json.loads((Path(model_dir) / "model.json").read_text(encoding="utf-8"))
+    return render_endpoint_page(described, "newsgroups_logic")
+
+
 # ---------------------------------------------------------------- training
 
 
@@ -415,6 +423,12 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
         analyzer=arguments.analyzer,
         metrics=metrics,
         checks=checks.findings,
+        page={
+            "title": "News posts",
+            "outcome": "Newsgroup",
+            "features": {"text": {"label": "Text"}},
+        },
+        answer={"column": "probability", "probability": True},
     )
     if box := checks.box():
         print(box, flush=True)

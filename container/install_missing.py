@@ -3,7 +3,8 @@
 Usage: python3 install_missing.py REQUIREMENTS
 
 What the base has keeps its version: its own packages were tested together, and it's the base that
-says which numpy the image has. pip refuses if a pin can't live with them.
+says which numpy the image has. pip refuses if a pin can't live with them, and what it downloads if
+that has another hash than the pin's.
 """
 
 import importlib.metadata
@@ -30,7 +31,9 @@ def main(requirements: Path) -> None:
     # A package that lies on Python's path twice is imported from the first place.
     installed = reversed(list(importlib.metadata.distributions()))
     base = {normalize(d.name): d.version for d in installed}
-    pins = [line for line in requirements.read_text().splitlines() if re.match(r"\w", line)]
+    # A pin and its hashes are one line, continued.
+    lines = requirements.read_text().replace("\\\n", "").splitlines()
+    pins = [line for line in lines if re.match(r"\w", line)]
     missing = [pin for pin in pins if normalize(re.match(r"[\w.-]+", pin)[0]) not in base]
     with tempfile.TemporaryDirectory() as folder:
         wanted, constraints = Path(folder, "missing.txt"), Path(folder, "base.txt")

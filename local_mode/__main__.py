@@ -1,6 +1,7 @@
 """SageMaker's API on this machine, for any client.
 
 Prints what a shell exports to use it, and stays until Ctrl-C, which stops its jobs and endpoints.
+`python -m local_mode page ENDPOINT` serves a page in front of an endpoint instead.
 """
 
 import argparse
@@ -18,6 +19,10 @@ PORT = 4600
 
 def main() -> None:
     """Run the command line."""
+    if sys.argv[1:2] == ["page"]:
+        from local_mode import page
+
+        sys.exit(page.main(sys.argv[2:]))
     parser = argparse.ArgumentParser(
         prog="python -m local_mode",
         description=__doc__,
@@ -47,7 +52,8 @@ def main() -> None:
                 print(
                     f"export AWS_ENDPOINT_URL={server.url}\n"
                     "export AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local\n"
-                    f"export AWS_DEFAULT_REGION={arguments.region}",
+                    f"export AWS_DEFAULT_REGION={arguments.region}\n"
+                    "# a page in front of an endpoint: python -m local_mode page ENDPOINT",
                     flush=True,
                 )
                 signal.pause()

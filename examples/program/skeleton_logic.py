@@ -13,7 +13,7 @@ import numpy as np
 from program_toolkit import answers, payload
 from program_toolkit.answers import Answer, Explanation
 from program_toolkit.job import Job, JobError, read_description, run, split_target
-from program_toolkit.table import PayloadError, Table
+from program_toolkit.table import PayloadError, Table, describe_numbers
 
 FORMAT_VERSION = 1  # of model.json; count it up when an older program could not read a newer one
 LIBRARIES = ("numpy", "scikit-learn")
@@ -101,8 +101,10 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
         LIBRARIES,
         format_version=FORMAT_VERSION,
         features=[
-            {"name": name, "mean": float(mean), "coef": float(coef)}
-            for name, mean, coef in zip(model.features, model.mean, model.coef, strict=True)
+            {"name": name, "mean": float(mean), "coef": float(coef)} | describe_numbers(column)
+            for name, mean, coef, column in zip(
+                model.features, model.mean, model.coef, table.values.T, strict=True
+            )
         ],
         intercept=model.intercept,
         metrics=metrics,

@@ -81,6 +81,37 @@ def test_a_saved_model_needs_no_scikit_learn(tmp_path):
     assert run(sys.executable, "-W", "error", "-c", script, artifact, cwd=tmp_path).split() == []
 
 
+def test_what_needs_an_extra_names_it(tmp_path):
+    script = """if True:
+        import sys, numpy
+        sys.modules["pandas"] = sys.modules["statsmodels"] = None  # not to be imported
+        from gam_model import GAMRegressor
+        from gam_model.page import write_page
+        x = numpy.arange(50.0)[:, None]
+        gam = GAMRegressor().fit(x, x[:, 0])
+        gam.predict_interval(x), gam.contributions(x), write_page(gam, "page.html", x)
+        reference = GAMRegressor(alpha=1.0, solver="statsmodels")
+        for call in (
+            lambda: gam.explain(x[:1]),
+            gam.terms,
+            gam.summary_frame,
+            gam.summary,
+            lambda: reference.fit(x, x[:, 0]),
+        ):
+            try:
+                call()
+            except ImportError as error:
+                print(error)
+    """
+    assert run(sys.executable, "-W", "error", "-c", script, cwd=tmp_path).splitlines() == [
+        'explain() needs pandas; run pip install "gam_model[tables]"',
+        'terms() needs pandas; run pip install "gam_model[tables]"',
+        'summary_frame() needs pandas; run pip install "gam_model[tables]"',
+        'summary() needs statsmodels; run pip install "gam_model[statsmodels]"',
+        'solver="statsmodels" needs statsmodels; run pip install "gam_model[statsmodels]"',
+    ]
+
+
 def test_wheel_works_in_an_empty_environment(tmp_path):
     source = shutil.copytree(
         PROJECT, tmp_path / "source", ignore=shutil.ignore_patterns("build", "*.egg-info")
@@ -102,7 +133,7 @@ def test_wheel_works_in_an_empty_environment(tmp_path):
         from gam_model import GAMRegressor
         x = numpy.arange(50.0)[:, None]
         print(GAMRegressor().fit(x, x[:, 0]).predict([[60.0]]).round(6))
-        foreign = ("sagemaker", "boto3", "botocore", "matplotlib")
+        foreign = ("sagemaker", "boto3", "botocore", "matplotlib", "pandas", "statsmodels")
         print([name for name in foreign if importlib.util.find_spec(name)])
     """
     assert run(python, "-W", "error", "-c", script, cwd=tmp_path) == "[60.]\n[]\n"

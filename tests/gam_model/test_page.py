@@ -672,6 +672,29 @@ def test_the_smallest_changes_know_atoms(change, threshold, atomic, atomic_file,
             assert crossed == (n > 0)
 
 
+@pytest.mark.parametrize("start", [20.0, 70.0])
+def test_a_change_holds_as_it_is_shown(start, visit, tmp_path):
+    """Only between 50.02 and 50.08 does the answer cross, and values are shown in tenths."""
+    knots = np.r_[[0.0] * 4, np.arange(50.02, 50.085, 0.01), [100.0] * 4]
+    coef = np.r_[np.zeros(4), [4.0] * 3, np.zeros(4)]
+    term = SmoothTerm(0, "x", knots, coef, "linear", None)
+    ends = np.r_[[0.0] * 4, [100.0] * 4]
+    atoms = [[33.3371], [3.0]]
+    level = SmoothTerm(1, "atom", ends, np.zeros(4), "linear", None, atoms=atoms)
+    model = AdditiveModel(0.0, [term, level], ["x", "atom"], "identity")
+    write_page(model, tmp_path / "page.html", threshold=2.0)
+    page = visit((tmp_path / "page.html").as_uri())
+    assert page.evaluate("() => app.fields[0].step") == 0.1
+    page.fill("#field-0", str(start))
+    x, atom = page.locator("#changes tbody td:nth-child(3)").all_inner_texts()
+    assert 50 < float(x) < 50.1
+    assert atom == "33.3371"
+    now = page.evaluate("() => app.row")
+    assert model.predict([[float(x), now[1]], [now[0], float(atom)]]).min() >= 2
+    page.locator("#changes button").first.click()
+    assert page.input_value("#field-0") == x
+
+
 @pytest.mark.parametrize("link", LINKS)
 def test_exact_changes_hold_for_every_link_and_kind_of_term(link, visit, tmp_path):
     model = make_model(link, seed=3)
@@ -792,6 +815,22 @@ def test_ten_thousand_rows_of_a_file_are_scored_in_two_seconds(file, gam, table,
     assert page.locator("#scores tbody tr").count() == 50
     page.get_by_role("button", name="Open row 7 as the case").click()
     assert page.inner_text("#mean") == show_percent(expected[6])
+
+
+def test_rows_of_a_file_know_atoms(atomic, atomic_file, visit, tmp_path):
+    gam, X = atomic
+    rows = X.iloc[:500]
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    page = visit(atomic_file.as_uri())
+    load(page, tmp_path / "rows.csv")
+    page.wait_for_selector("#scores table")
+    with page.expect_download() as download:
+        page.click("text=Save all rows with answers")
+    saved = pd.read_csv(download.value.path())
+    marked = [np.isin(gam._validate(rows)[:, t.feature], t.atoms[0]) for t in gam.terms_.terms[:2]]
+    assert all(0 < each.sum() < len(rows) for each in marked)
+    expected = gam.terms_.predict(gam._validate(rows))
+    np.testing.assert_allclose(saved["Answer"], expected, rtol=1e-12)
 
 
 def test_rows_that_cannot_be_read_say_why_and_others_are_answered(file, gam, visit, tmp_path):
@@ -1057,9 +1096,12 @@ def test_both_languages_say_the_same_things():
     assert list(english) == list(german)
     for key, text in english.items():
         assert set(re.findall(r"{\w+}", text)) == set(re.findall(r"{\w+}", german[key])), key
-    sources = "".join((_FOLDER / f"{name}.js").read_text() for name in _SCRIPTS)
+    sources = "".join((_FOLDER / f"{name}.js").read_text() for name in (*_SCRIPTS, "endpoint"))
     sources += (_FOLDER / "page.html").read_text()
-    used = set(re.findall(r"""(?:say\(|new Problem\(|data-text=)"(\w+)\"""", sources))
+    used = set(re.findall(r"""(?:say\(|new Problem\(|cell\(|data-text=)"(\w+)\"""", sources))
+    used |= set(re.findall(r'chooseText\(page, "(\w+)"', sources))
+    used |= {key for key in english if re.sub("(Endpoint|Texts|Rules)$", "", key) in used}
+    used |= {"scale_score", "scale_unknown", "ruleHolds", "ruleFails"}
     used |= {f"scale_{name}" for name in LINKS if name != "identity"} | {"language"}
     used |= {
         "notIso",
@@ -1070,7 +1112,7 @@ def test_both_languages_say_the_same_things():
         "otherModel",
     }  # chosen by "?"
     python = _FOLDER.with_name("page.py").read_text()  # names what the page cannot show
-    used |= set(re.findall(r'"(noIntervals\w+|offsetZero)"', python))
+    used |= set(re.findall(r'"(noIntervals\w+|offset\w+)"', python))
     assert used == set(english)
 
 

@@ -276,6 +276,17 @@ def test_everybody_can_read_it_and_go_on_to_the_page(
     assert opened.inner_text("h1") == "The page"
 
 
+def test_everybody_can_read_the_report_of_a_classifier(table, tmp_path, visit, find_violations):
+    """Which has pictures of calibration, ROC and lift."""
+    X, y = table
+    gam = GAMClassifier(df=8).fit(X, y > 0.5)
+    write_report(tmp_path / "report.html", gam, X=X, y=y > 0.5)
+    opened = visit((tmp_path / "report.html").as_uri(), width=390)
+    assert opened.locator("[aria-label=lift]").count() == 1
+    assert opened.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+    assert find_violations(opened) == []
+
+
 def test_the_lift_is_that_of_the_rows(table, tmp_path):
     """Ties count together; it is drawn where there are two classes only."""
     X, y = table

@@ -1,7 +1,6 @@
 """Drawing helpers: figures, colours, labels, and the panel of one term."""
 
 import functools
-import importlib
 import io
 import math
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from numbers import Real
 
 import numpy as np
 
+from gam_model import _optional
 from gam_model._inference import normal_quantile
 from gam_model._terms import LevelTerm
 from gam_model.dates import from_days
@@ -36,10 +36,7 @@ _SCALES = {
 
 def load(name):
     """Import a module of matplotlib, which is optional."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError('plots need matplotlib; run pip install "gam_model[plots]"') from error
+    return _optional.load(name, "plots need", "plots")
 
 
 def new_figure(width, height):

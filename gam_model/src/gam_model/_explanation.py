@@ -7,6 +7,7 @@ from sklearn.utils.validation import check_is_fitted
 from gam_model._columns import list_columns
 from gam_model._families import FAMILIES, LINKS
 from gam_model._inference import normal_quantile, response_interval
+from gam_model._optional import load
 from gam_model._terms import LevelTerm, SmoothTerm
 from gam_model.dates import from_days
 
@@ -64,7 +65,7 @@ class ExplanationMixin:
         ValueError
             If `X` is not one row of what `fit` saw.
         """
-        import pandas as pd
+        pd = load("pandas", "explain() needs", "tables")
 
         read, z = self._validate(X), normal_quantile(coverage)
         if len(read) != 1:
@@ -122,7 +123,7 @@ class ExplanationMixin:
             each, and so has each value that deviates from its curve. If cells were missing in
             training, the last row is theirs: its x is NaN, NaT among dates, or None among levels.
         """
-        import pandas as pd
+        pd = load("pandas", "terms() needs", "tables")
 
         check_is_fitted(self)
         z, curves = normal_quantile(coverage), {}
@@ -224,7 +225,7 @@ class ExplanationMixin:
         model", Biometrika 100(1).
         Wood (2013b), "A simple test for random effects in regression models", Biometrika 100(4).
         """
-        import pandas as pd
+        pd = load("pandas", "summary_frame() needs", "tables")
 
         check_is_fitted(self)
         tests = np.full((self.n_features_in_, 3), np.nan)
@@ -252,7 +253,7 @@ class ExplanationMixin:
             Prints as text and shows as HTML in a notebook: figures of merit, the intercept, and
             the table of `summary_frame`.
         """
-        from statsmodels.iolib.summary import Summary
+        Summary = load("statsmodels.iolib.summary", "summary() needs", "statsmodels").Summary
         from statsmodels.iolib.table import SimpleTable
         from statsmodels.iolib.tableformatting import fmt_2cols, fmt_params
 
@@ -334,7 +335,7 @@ class ExplanationMixin:
 
 
 def _from_days(days, unit):
-    import pandas as pd
+    pd = load("pandas", "terms() needs", "tables")
 
     kind = pd.Timestamp if unit == "date" else pd.Timedelta
     return kind(from_days(days, unit)[()])

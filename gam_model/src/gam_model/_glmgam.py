@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 
 from gam_model._normal import Arrowhead, Normal, solve
+from gam_model._optional import load
 from gam_model._solver import Fit, Reference
 
 
@@ -28,7 +29,8 @@ def fit_glmgam(basis, block, totals, smoothing):
     Fit
         As the stream's; its deviance is that of the solution.
     """
-    # Imported here, as serving a fitted model must not require statsmodels.
+    # Imported here, as nothing else requires statsmodels.
+    load("statsmodels", 'solver="statsmodels" needs', "statsmodels")
     from statsmodels.gam.generalized_additive_model import GLMGam, penalized_wls
     from statsmodels.gam.smooth_basis import BSplines
     from statsmodels.tools.sm_exceptions import SingularMatrixWarning

@@ -134,7 +134,7 @@ def write_page(model, path, X=None, **words):
 def _find_limits(estimator):
     """Return the keys of the texts that say what the page cannot show; warn of it, too."""
     if estimator is None:
-        return ["noIntervalsSaved"]
+        return ["noIntervalsSaved", "offsetUnknown"]  # the file names neither
     limits = []
     if (n_coefs := _count_coefs(estimator)) > _MOST_COEFS:
         limits.append("noIntervalsLarge")
@@ -329,11 +329,15 @@ def _load(name):
 def _assemble(content):
     """Return the page, whose security policy allows its own script and style, by their hashes."""
     style = _load("page.css")
-    script = "".join(_load(f"{name}.js").replace('"use strict";\n', "") for name in _SCRIPTS)
+    # Without an endpoint nothing is sent, and nothing that could send is in the page.
+    asks = "endpoint" in content
+    names = (*_SCRIPTS[:-1], *(["endpoint"] if asks else []), _SCRIPTS[-1])
+    script = "".join(_load(f"{name}.js").replace('"use strict";\n', "") for name in names)
     script = f'"use strict";\n{script}'
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
         "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types"
+        + ("; connect-src 'self'" if asks else "")
     )
     # In a script, "<" could end it, or begin a comment.
     data = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

@@ -27,6 +27,13 @@ logger = logging.getLogger("model_server")
 TICK = 0.2  # seconds between checks for timeouts
 GRACE = 1  # seconds after SIGTERM before idle connections are closed
 BACKLOG = 1024  # length of the listen queue
+# Of the page, whose own policy allows its own script and style, and requests to where it is from.
+PAGE_HEADERS = {
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
 STOP = 26  # seconds after SIGTERM for running requests; SIGKILL follows after 30
 
 
@@ -63,6 +70,9 @@ class App:
             "/execution-parameters": ("GET", lambda: Response(200, self._parameters)),
             "/metrics": ("GET", self._report),
         }
+        if settings.page:
+            page = Response(200, program.page().encode(), "text/html; charset=utf-8", PAGE_HEADERS)
+            self._routes["/"] = ("GET", lambda: page)
         self._probes, self._calls = {"/ping"}, {INVOCATIONS}
         self._model = settings.kserve_model
         if self._model:

@@ -84,6 +84,7 @@ _ARITY = {
     "execution_parameters_fn": 0,
     "signature_fn": 1,
     "counters_fn": 1,
+    "page_fn": 1,
 }
 
 
@@ -189,6 +190,22 @@ class Program:
         """
         hook = self._hooks.get("signature_fn")
         return hook(self._model, Context(self._model_dir, {})) if hook else {}
+
+    def page(self) -> str:
+        """Return the page in front of the model, which the program writes.
+
+        Raises
+        ------
+        ValueError
+            If the program writes none.
+        """
+        hook = self._hooks.get("page_fn")
+        if hook is None:
+            raise ValueError(
+                f"MODEL_SERVER_PAGE asks for a page, and {self.path.name} has no page_fn to write "
+                "it; add page_fn, or unset the variable"
+            )
+        return str(hook(self._model_dir, Context(self._model_dir, {})))
 
     def _name_counters(self) -> dict[str, Counter]:
         hook = self._hooks.get("counters_fn")

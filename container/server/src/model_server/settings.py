@@ -43,6 +43,8 @@ class Settings:
         SAGEMAKER_CONTAINER_LOG_LEVEL, a number or a name; 20, which is INFO.
     kserve_model : str
         KSERVE_MODEL_NAME, by which KServe's protocols know the model; without it they are off.
+    page : bool
+        MODEL_SERVER_PAGE: "true" or "1" for the program's page at /, off without it.
     """
 
     program: str
@@ -57,6 +59,7 @@ class Settings:
     accept: str = "application/json"
     log_level: int = logging.INFO
     kserve_model: str = ""
+    page: bool = False
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
@@ -94,7 +97,14 @@ class Settings:
             accept=environ.get("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", cls.accept),
             log_level=_log_level(environ.get("SAGEMAKER_CONTAINER_LOG_LEVEL", "INFO")),
             kserve_model=_model_name(environ.get("KSERVE_MODEL_NAME", "")),
+            page=_is_wanted("MODEL_SERVER_PAGE", environ.get("MODEL_SERVER_PAGE", "")),
         )
+
+
+def _is_wanted(name: str, value: str) -> bool:
+    if value.lower() not in ("", "0", "1", "false", "true"):
+        raise ValueError(f"{name}={value!r} is neither true nor false; set one of them")
+    return value.lower() in ("1", "true")
 
 
 def count_cores() -> int:

@@ -470,3 +470,26 @@ def _code_of(levels: tuple[str | float, ...]) -> dict[str | float, int]:
 def _truth_or_number(cell: str) -> float | None:
     # JSON's true is 1 in a column of numbers, and what pandas writes into a CSV file is "True".
     return {"true": 1.0, "false": 0.0}.get(cell.lower(), read_number(cell))
+
+
+def describe_numbers(column: np.ndarray) -> dict[str, float | int | bool]:
+    """Say what model.json tells of a column of numbers.
+
+    Parameters
+    ----------
+    column : ndarray of float64, shape (n,)
+        NaN where a value is missing; not everywhere.
+
+    Returns
+    -------
+    dict
+        min, median, max; missing, how many values are; whole, whether all others are whole.
+    """
+    there = column[~np.isnan(column)]
+    return {
+        "min": float(there.min()),
+        "median": float(np.median(there)),
+        "max": float(there.max()),
+        "missing": len(column) - len(there),
+        "whole": bool((there == np.rint(there)).all()),
+    }

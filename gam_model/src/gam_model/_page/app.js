@@ -4,7 +4,8 @@
 
 function start() {
   const content = JSON.parse(find("content").textContent);
-  const page = { ...content, model: readModel(content.model), pinned: null, row: null };
+  const model = content.endpoint ? readDescribed(content.model) : readModel(content.model);
+  const page = { ...content, model, pinned: null, row: null };
   const wished = [location.hash.slice(1), page.words.language];
   language = wished.find((name) => Object.hasOwn(page.texts, name));
   texts = page.texts[language];
@@ -18,15 +19,20 @@ function start() {
 
   let scored = null;
   const form = buildForm(page, (feature, x) => show(replace(page.row, feature, x)));
-  const curves = buildCurves(page);
+  page.source = page.endpoint ? askEndpoint(page, draw) : answerHere(page);
 
   function show(row) {
     page.row = row;
     form(row);
-    curves(row, page.pinned);
+    page.source.prepare([page.pinned, row], draw);
+  }
+
+  function draw() {
+    const { row } = page;
+    page.source.moveMarks(row, page.pinned);
     drawAnswer(page);
     const result = answerOrNone(page, row);
-    find("waterfall").replaceChildren(...(Number.isFinite(result.mean) ? [drawWaterfall(page, row, result)] : []));
+    find("waterfall").replaceChildren(...drawWhy(page, row, result));
     find("comparison").replaceChildren(...drawComparison(page, page.pinned, row));
     find("changes").replaceChildren(...drawRecourse(page, row, result, tryChanges));
     find("codes").replaceChildren(...drawReasons(page, row, result));
@@ -58,7 +64,8 @@ function start() {
         const { row, sameModel } = readCase(page, text);
         open(row, sameModel ? say("caseOpened") : say("otherModel"));
       } else {
-        scored = scoreCsv(page, text);
+        tell(say("scoring"));
+        scored = await scoreCsv(page, text);
         showScores();
         tell(countRows(scored));
       }
@@ -111,10 +118,22 @@ function start() {
   return page;
 }
 
-// The answer, or none where the model refuses a value outside the training range.
+// The model in the page as its source of answers, all of which are there at once. Its interface is
+// also that of askEndpoint: answer(row) gives what prepare(rows, then) has waited for.
+function answerHere(page) {
+  return {
+    prepare: (rows, then) => then(),
+    answer: (row) => answerOrRefuse(page, row),
+    answerAll: (rows) => rows.map((row) => attempt(() => answerOrRefuse(page, row))),
+    moveMarks: buildCurves(page),
+    findChanges: (row, crosses, isAbove) => findExactChanges(page, row, crosses, isAbove),
+  };
+}
+
+// The answer, or none where the model refuses a value, such as one outside the training range.
 function answerOrNone(page, row) {
   try {
-    return answerOrRefuse(page, row);
+    return page.source.answer(row);
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
     const contributions = new Array(page.model.features.length).fill(0);
@@ -125,12 +144,13 @@ function answerOrNone(page, row) {
 function drawAnswer(page) {
   const result = answerOrNone(page, page.row);
   const there = Number.isFinite(result.mean);
-  find("mean").textContent = showMean(page, result.mean);
+  find("mean").textContent = showAnswer(page, result);
   find("decision").textContent =
     there && Number.isFinite(page.threshold) ? nameSide(page, result.mean >= page.threshold) : "";
   find("ends").textContent = there && page.errors && find("interval").checked ? say("ends", findInterval(page, page.row, result)) : "";
   const outside = page.fields.filter(({ term }) => isOutside(term, page.row[term.feature]));
   const notes = outside.length ? [say("careful", { names: outside.map(({ label }) => label).join(", ") })] : [];
+  notes.unshift(...(result.cautions || []).map((caution) => `${caution}.`));
   if (result.problem) notes.unshift(result.problem);
   find("notes").textContent = notes.join(" ");
 }
@@ -153,9 +173,14 @@ function translate(page) {
   find("title").textContent = page.words.title;
   find("about").textContent = page.words.about || "";
   find("outcome").textContent = page.words.outcome;
-  for (const place of document.querySelectorAll("[data-text]")) place.textContent = say(place.dataset.text);
+  for (const place of document.querySelectorAll("[data-text]")) {
+    place.textContent = say(chooseText(page, place.dataset.text), { name: page.endpoint?.name });
+  }
   find("unit").textContent = page.model.link.probability ? "%" : page.words.unit || "";
   find("identity").textContent = `SHA-256 ${page.sha256}, ${page.library}`;
+  const hasTexts = Boolean(page.endpoint?.texts);
+  for (const id of ["changes", "curves"]) find(id).closest("section").hidden = hasTexts;
+  find("codes").closest("section").hidden = hasTexts || Boolean(page.endpoint?.rules);
   const unused = page.model.features.filter((_, j) => !page.model.terms.some((term) => term.feature === j));
   find("unused").textContent = unused.length ? say("unused", { names: unused.join(", ") }) : "";
   for (const name of Object.keys(page.texts)) {

@@ -29,7 +29,7 @@ function buildCurves(page) {
     return (row, pinned) => {
       const x = row[field.term.feature];
       const effect = field.term.at(x);
-      here.textContent = say("here", { value: showValue(field, x), effect: showSigned(effect) });
+      here.textContent = say(chooseText(page, "here"), { value: showValue(field, x), effect: showSigned(effect) });
       move(x, pinned[field.term.feature]);
     };
   });

@@ -11,7 +11,8 @@ function buildForm(page, change) {
   const shows = page.fields.map((field, i) => {
     const id = `field-${i}`;
     const enter = (x) => change(field.term.feature, x);
-    const input = field.term.kind === "levels" ? makeSelect : field.term.unit === "date" ? makeDate : makeNumber;
+    const { kind } = field.term;
+    const input = { levels: makeSelect, text: makeText }[kind] || (field.term.unit === "date" ? makeDate : makeNumber);
     const { elements, show } = input(field, id, enter);
     const note = el("p", { class: "note", id: `${id}-note` });
     find("form").append(
@@ -21,11 +22,11 @@ function buildForm(page, change) {
         el("label", { for: id }, field.label),
         field.about ? el("p", { class: "hint", id: `${id}-about` }, field.about) : null,
         elements,
-        field.term.kind === "levels" ? null : el("p", { class: "hint", id: `${id}-range` }, showRange(field)),
+        kind !== "smooth" ? null : el("p", { class: "hint", id: `${id}-range` }, showRange(field)),
         note
       )
     );
-    const described = [field.about ? `${id}-about` : "", field.term.kind === "levels" ? "" : `${id}-range`, note.id];
+    const described = [field.about ? `${id}-about` : "", kind !== "smooth" ? "" : `${id}-range`, note.id];
     find(id).setAttribute("aria-describedby", described.filter(Boolean).join(" "));
     return (row) => {
       const x = row[field.term.feature];
@@ -48,6 +49,14 @@ function makeSelect(field, id, enter) {
     field.term.missing === null ? null : option(NaN, say("missing"))
   );
   return { elements: [select], show: (x) => (select.value = String(x)) };
+}
+
+function makeText(field, id, enter) {
+  const area = el("textarea", { id, rows: 12, oninput: () => enter(area.value) });
+  const show = (x) => {
+    if (area.value !== x) area.value = x;
+  };
+  return { elements: [area], show };
 }
 
 function makeNumber(field, id, enter) {

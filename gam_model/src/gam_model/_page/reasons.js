@@ -14,34 +14,50 @@ const rankFields = (page, contributions) =>
     .map((field) => ({ field, contribution: contributions[field.term.feature] }))
     .sort((a, b) => Math.abs(b.contribution) - Math.abs(a.contribution));
 
-function drawWaterfall(page, row, result) {
-  const ranked = rankFields(page, result.contributions);
-  const steps = ranked.slice(0, LISTED).map(({ field, contribution }) => ({
+// What an answer is the sum of, the largest first: features, or the words of a text.
+function listParts(page, row, result) {
+  if (result.parts) return result.parts;
+  return rankFields(page, result.contributions).map(({ field, contribution }) => ({
     label: field.label,
     value: showValue(field, row[field.term.feature]),
     contribution,
   }));
+}
+
+// The explanation that there is: a sum, the rule that an answer follows, or none.
+function drawWhy(page, row, result) {
+  if (!Number.isFinite(result.mean)) return [];
+  if (result.rule) return drawRule(page, result);
+  if (result.unexplained) return [el("p", {}, say("unexplained"))];
+  return [drawWaterfall(page, row, result), ...(result.others ? drawOthers(result) : [])];
+}
+
+function drawWaterfall(page, row, result) {
+  const ranked = listParts(page, row, result);
+  const steps = ranked.slice(0, LISTED).map((part) => ({ ...part }));
   const rest = ranked.slice(LISTED);
   if (rest.length) {
     const contribution = rest.reduce((sum, other) => sum + other.contribution, 0);
     steps.push({ label: say("others", { n: rest.length }), value: "", contribution });
   }
-  let eta = page.model.intercept;
+  const base = result.base ?? page.model.intercept;
+  let eta = base;
   for (const step of steps) {
     step.from = eta;
     eta = step.to = eta + step.contribution;
   }
-  const ends = [page.model.intercept, result.eta, ...steps.map((step) => step.to)];
+  const ends = [base, result.eta, ...steps.map((step) => step.to)];
   const [low, high] = [Math.min(...ends), Math.max(...ends)];
-  const mean = (x) => showMean(page, page.model.link.inverse(x));
+  const { inverse } = page.model.link; // of a score there is no mean
+  const mean = (x) => (inverse ? [el("td", { class: "number" }, showMean(page, inverse(x)))] : []);
   const lines = steps.map(({ label, value, contribution, from, to }) =>
     el(
       "tr",
       {},
       el("th", { scope: "row" }, label, value ? el("span", { class: "value" }, value) : null),
       el("td", { class: "bar" }, drawBar(from, to, low, high)),
-      el("td", { class: "number" }, showSigned(contribution)),
-      el("td", { class: "number" }, mean(to))
+      el("td", { class: "number" }, showEffect(page, contribution)),
+      mean(to)
     )
   );
   const end = (name, x) =>
@@ -50,14 +66,14 @@ function drawWaterfall(page, row, result) {
       { class: "end" },
       el("th", { scope: "row" }, name),
       el("td", { class: "bar" }, drawBar(x, x, low, high)),
-      el("td", { class: "number" }, showNumber(x)),
-      el("td", { class: "number" }, mean(x))
+      el("td", { class: "number" }, showLevelOf(page, x)),
+      mean(x)
     );
   return el(
     "table",
     { class: "waterfall" },
-    makeHead([say("reason"), say("effect"), nameScale(page), say("soFar")], [2, 3]),
-    el("tbody", {}, end(say("base"), page.model.intercept), lines, end(say("answer"), result.eta))
+    makeHead([say("reason"), say("effect"), nameScale(page), ...(inverse ? [say("soFar")] : [])], [2, 3]),
+    el("tbody", {}, end(say(chooseText(page, "base")), base), lines, end(say("answer"), result.eta))
   );
 }
 
@@ -81,28 +97,36 @@ function makeHead(names, numbers = []) {
 
 // ---------------------------------------------------------------- what if
 
+function drawPair(page, before, after) {
+  const cell = (name, text) => el("div", {}, el("dt", {}, say(name)), el("dd", {}, text));
+  const other = namesAnswers(page) && before.label !== after.label; // of another answer
+  return el(
+    "dl",
+    { class: "pair" },
+    cell("pinned", showAnswer(page, before)),
+    cell("now", showAnswer(page, after)),
+    other ? null : cell("difference", showDifference(page, after.mean - before.mean))
+  );
+}
+
 function drawComparison(page, pinned, row) {
-  const before = answer(page.model, pinned);
-  const after = answer(page.model, row);
+  const before = answerOrNone(page, pinned);
+  const after = answerOrNone(page, row);
   const moved = page.fields.filter(({ term }) => !Object.is(pinned[term.feature], row[term.feature]));
   if (!moved.length) return [el("p", {}, say("nothingMoved"))];
   const effect = ({ term }) => after.contributions[term.feature] - before.contributions[term.feature];
   moved.sort((a, b) => Math.abs(effect(b)) - Math.abs(effect(a)));
+  const pair = drawPair(page, before, after);
+  if (namesAnswers(page)) return [pair]; // the one thing that moved is the text
   return [
-    el(
-      "dl",
-      { class: "pair" },
-      el("div", {}, el("dt", {}, say("pinned")), el("dd", {}, showMean(page, before.mean))),
-      el("div", {}, el("dt", {}, say("now")), el("dd", {}, showMean(page, after.mean))),
-      el("div", {}, el("dt", {}, say("difference")), el("dd", {}, showDifference(page, after.mean - before.mean)))
-    ),
+    pair,
     el(
       "div",
       { class: "scroll", tabindex: 0, role: "group", "aria-label": say("whatMoved") },
       el(
         "table",
         {},
-        makeHead([say("whatMoved"), say("pinned"), say("now"), nameScale(page)], [3]),
+        makeHead([say("whatMoved"), say("pinned"), say("now"), ...(after.rule ? [] : [nameScale(page)])], [3]),
         el(
           "tbody",
           {},
@@ -113,7 +137,7 @@ function drawComparison(page, pinned, row) {
               el("th", { scope: "row" }, field.label),
               el("td", {}, showValue(field, pinned[field.term.feature])),
               el("td", {}, showValue(field, row[field.term.feature])),
-              el("td", { class: "number" }, showSigned(effect(field)))
+              after.rule ? null : el("td", { class: "number" }, showEffect(page, effect(field)))
             )
           )
         )
@@ -139,7 +163,9 @@ function wordReason(field, x) {
 }
 
 // Reasons against the person, where the words say which direction is good; else all by their size.
-function listTop(page, row, contributions, most) {
+function listTop(page, row, { contributions, parts, rule }, most) {
+  if (rule) return rule.conditions.slice(0, most);
+  if (parts) return parts.slice(0, most).map(({ label }) => label);
   if (page.words.good) return listReasons(page, row, contributions, page.words.good === "high" ? -1 : 1, most);
   return rankFields(page, contributions)
     .filter(({ contribution }) => contribution !== 0)
@@ -147,12 +173,13 @@ function listTop(page, row, contributions, most) {
     .map(({ field }) => wordReason(field, row[field.term.feature]));
 }
 
-function drawReasons(page, row, { contributions }) {
+function drawReasons(page, row, result) {
+  const { contributions } = result;
   const list = (title, items) => [
     el("h3", {}, title),
     items.length ? el("ol", {}, items.map((item) => el("li", {}, item))) : el("p", {}, say("noReasons")),
   ];
-  if (page.words.good) return list(say("against"), listTop(page, row, contributions, CODES));
+  if (page.words.good) return list(say("against"), listTop(page, row, result, CODES));
   return [
     ...list(say("raises"), listReasons(page, row, contributions, 1)),
     ...list(say("lowers"), listReasons(page, row, contributions, -1)),

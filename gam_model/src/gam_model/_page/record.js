@@ -29,7 +29,7 @@ function writeCase(page, row) {
     date: new Date().toISOString(),
     threshold: Number.isFinite(page.threshold) ? page.threshold : null,
     inputs,
-    answer: answer(page.model, row).mean,
+    answer: answerOrNone(page, row).mean,
   };
 }
 
@@ -54,6 +54,7 @@ function readCase(page, text) {
 function readInput({ term }, input) {
   if (input === null) return NaN;
   if (term.kind === "levels") return term.levels.indexOf(input);
+  if (term.kind === "text") return String(input);
   if (typeof input !== "number") throw new Problem("notNumber", { name: term.name, cell: String(input) });
   return input;
 }
@@ -64,7 +65,7 @@ function drawRecord(page, row) {
   const list = (pairs) => el("dl", {}, pairs.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
   const facts = [
     [say("date"), new Intl.DateTimeFormat(language, { dateStyle: "long", timeStyle: "short" }).format(new Date())],
-    [page.words.outcome, showMean(page, result.mean)],
+    [page.words.outcome, showAnswer(page, result)],
   ];
   if (page.errors && Number.isFinite(result.mean)) {
     facts.push([say("interval"), say("fromTo", findInterval(page, row, result))]);
@@ -78,18 +79,21 @@ function drawRecord(page, row) {
     const mark = isOutside(field.term, x) ? ` (${field.term.kind === "levels" ? say("unseen") : say("outside")})` : "";
     return [field.label, showValue(field, x) + mark];
   });
-  const effects = rankFields(page, result.contributions)
+  const effects = listParts(page, row, result)
     .slice(0, LISTED)
-    .map(({ field, contribution }) => [field.label, showSigned(contribution)]);
+    .map(({ label, contribution }) => [label, showEffect(page, contribution)]);
+  const base = showLevelOf(page, result.base ?? page.model.intercept);
+  const reasons = result.rule
+    ? drawRule(page, result)
+    : [el("p", {}, say("effectsOn", { scale: nameScale(page), base })), list(effects)];
   find("record").replaceChildren(
     el("h1", {}, page.words.title),
     list(facts),
     el("h2", {}, say("inputs")),
     list(inputs),
     el("h2", {}, say("reasons")),
-    el("p", {}, say("effectsOn", { scale: nameScale(page), base: showNumber(page.model.intercept) })),
-    list(effects),
-    ...drawReasons(page, row, result),
+    ...reasons,
+    ...(result.rule || result.parts ? [] : drawReasons(page, row, result)),
     el("p", { class: "hint" }, `${say("model")}: SHA-256 ${page.sha256}, ${page.library}`)
   );
 }

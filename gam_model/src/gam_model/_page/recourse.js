@@ -103,7 +103,10 @@ function cutSpan(start, end, x, change) {
   return parts;
 }
 
-// The value of an interval on one side of x that is nearest to x: in steps, where that is possible.
+const FINEST = 9; // decimals more than a step has
+
+// The value of an interval on one side of x that is nearest to x: in steps, where that is possible,
+// else in tenths of a step, in hundredths, ..., so that the value that is shown is one that crosses.
 function pickValue(term, from, to, x, rule, accept) {
   const up = from >= x;
   const near = up ? from : to;
@@ -111,11 +114,13 @@ function pickValue(term, from, to, x, rule, accept) {
   const slack = 1e-9 * rule.step;
   const suits = (value) =>
     value !== x && from - slack <= value && value <= to + slack && accept(value);
-  const steps = near / rule.step;
-  const stepped = trim((up ? Math.ceil(steps - 1e-9) : Math.floor(steps + 1e-9)) * rule.step);
+  const stepAway = (size) => trim((up ? Math.ceil(near / size - 1e-9) : Math.floor(near / size + 1e-9)) * size);
+  const stepped = stepAway(rule.step);
   const next = trim(stepped + step);
   const nudged = near + (near - x) * 1e-9;
-  const values = [stepped, next, ...(rule.whole ? [] : [near, nudged])];
+  const values = [stepped, next];
+  for (let k = 1; k <= FINEST && !rule.whole; k++) values.push(stepAway(rule.step / 10 ** k));
+  if (!rule.whole) values.push(near, nudged);
   values.push(leaveAtoms(term, next, step)); // the curve is beyond its atoms
   if (!rule.whole) values.push(from + (to - from) / 2);
   return values.find(suits) ?? null;

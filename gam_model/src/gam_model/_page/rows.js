@@ -85,6 +85,7 @@ function makeReader(model, names) {
 }
 
 function makeCellReader(term) {
+  if (term.kind === "text") return (cell) => cell;
   if (term.kind === "levels") return makeLevelReader(term.levels);
   return (cell) => {
     const text = cell.trim();

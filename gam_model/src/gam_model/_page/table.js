@@ -6,22 +6,33 @@ const PREVIEW = 50; // rows shown; the file that is saved has all
 const REASONS = 3; // of each row
 
 // Score all rows of a CSV text: {names, delimiter, rows: [{cells, row, result, reasons, problem}]}.
-function scoreCsv(page, text) {
+async function scoreCsv(page, text) {
   const { rows, delimiter } = parseCsv(text);
   if (rows.length < 2) throw new Problem("noRows", {});
   const [names, ...lines] = rows;
   const read = makeReader(page.model, names);
-  const scored = lines.map((cells) => {
-    try {
-      const row = read(cells);
-      const result = answerOrRefuse(page, row);
-      return { cells, row, result, reasons: listTop(page, row, result.contributions, REASONS), problem: "" };
-    } catch (problem) {
-      if (!(problem instanceof Problem)) throw problem;
-      return { cells, row: null, result: null, reasons: [], problem: say(problem.key, problem.values) };
+  const given = lines.map((cells) => attempt(() => read(cells)));
+  const results = await page.source.answerAll(given.filter((row) => !(row instanceof Problem)));
+  let next = 0;
+  const scored = lines.map((cells, i) => {
+    const row = given[i];
+    const result = row instanceof Problem ? row : results[next++];
+    if (!(result instanceof Problem)) {
+      return { cells, row, result, reasons: listTop(page, row, result, REASONS), problem: "" };
     }
+    return { cells, row: null, result: null, reasons: [], problem: say(result.key, result.values) };
   });
   return { names, delimiter, rows: scored };
+}
+
+// What a function returns, or the Problem that it throws.
+function attempt(make) {
+  try {
+    return make();
+  } catch (problem) {
+    if (!(problem instanceof Problem)) throw problem;
+    return problem;
+  }
 }
 
 // The answer of a row; a Problem where the model has none.
@@ -43,7 +54,7 @@ function saveScores(page, { names, delimiter, rows }) {
   for (let i = 1; i <= REASONS; i++) more.push(`${say("reason")} ${i}`);
   const lines = rows.map(({ cells, result, reasons, problem }) => [
     ...cells,
-    result ? result.mean : "",
+    result ? (namesAnswers(page) ? result.label : result.mean) : "",
     ...(sides ? [result ? nameSide(page, result.mean >= page.threshold) : ""] : []),
     ...Array.from({ length: REASONS }, (_, i) => reasons[i] || ""),
     problem,
@@ -64,7 +75,7 @@ function drawScores(page, scored, open) {
   const good = rows.filter(({ result }) => result);
   const mean = good.reduce((sum, { result }) => sum + result.mean, 0) / good.length;
   const facts = [countRows(scored)];
-  if (good.length) facts.push(say("meanAnswer", { x: showMean(page, mean) }));
+  if (good.length && !namesAnswers(page)) facts.push(say("meanAnswer", { x: showMean(page, mean) }));
   if (good.length && Number.isFinite(page.threshold)) {
     const above = good.filter(({ result }) => result.mean >= page.threshold).length;
     const share = formatNumber(above / good.length, { style: "percent", maximumSignificantDigits: 3 });
@@ -75,7 +86,7 @@ function drawScores(page, scored, open) {
       "tr",
       {},
       el("th", { scope: "row" }, formatNumber(i + 1, {})),
-      el("td", {}, result ? showMean(page, result.mean) : "–"),
+      el("td", {}, result ? showAnswer(page, result) : "–"),
       el("td", {}, problem || reasons.join("; ")),
       el(
         "td",

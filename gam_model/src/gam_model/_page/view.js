@@ -55,14 +55,35 @@ function showMean(page, mean) {
   return [showNumber(mean), page.words.unit].filter(Boolean).join(" ");
 }
 
+// Whether the answer is a name, and the mean how probable it is.
+const namesAnswers = (page) => Boolean(page.endpoint?.texts);
+
+const showAnswer = (page, { label, mean }) =>
+  namesAnswers(page) && label ? `${label} (${showMean(page, mean)})` : showMean(page, mean);
+
+// The key of a text, or of what it says instead in front of an endpoint, or of one that reads texts.
+function chooseText(page, key) {
+  const kinds = page.endpoint ? [page.endpoint.texts && "Texts", page.endpoint.rules && "Rules", "Endpoint"] : [];
+  const own = kinds.filter(Boolean).map((kind) => key + kind).find((name) => Object.hasOwn(texts, name));
+  return own || key;
+}
+
 // A difference of two means, in percentage points where they are probabilities.
 function showDifference(page, difference) {
   if (page.model.link.probability) return say("points", { x: showSigned(100 * difference) });
   return [showSigned(difference), page.words.unit].filter(Boolean).join(" ");
 }
 
-const nameScale = (page) =>
-  page.model.link.name === "identity" ? page.words.outcome : say(`scale_${page.model.link.name}`);
+// Effects on a probability itself are shown in percentage points.
+const inPoints = ({ model }) => model.link.name === "identity" && Boolean(model.link.probability);
+
+function nameScale(page) {
+  if (inPoints(page)) return say("pointsName");
+  return page.model.link.name === "identity" ? page.words.outcome : say(`scale_${page.model.link.name}`);
+}
+
+const showEffect = (page, effect) => showSigned(inPoints(page) ? 100 * effect : effect);
+const showLevelOf = (page, eta) => showNumber(inPoints(page) ? 100 * eta : eta);
 
 const nameSide = (page, above) => {
   const [below, atLeast] = page.words.labels || [];
@@ -88,17 +109,27 @@ function listFields(page) {
 
 // The unit in which values are shown and changed: a thousandth of the range or so, a power of ten.
 function findStep(term) {
-  if (term.kind === "levels") return 1;
+  if (term.kind !== "smooth") return 1;
   const width = term.warp ? term.warp[1] : term.range[1] - term.range[0];
   return width > 0 ? 10 ** Math.floor(Math.log10(width / 200)) : 1;
 }
 
-function showValue(field, x) {
+const countDigits = (step) => Math.max(0, -Math.floor(Math.log10(step)));
+
+// A value with all of its digits, where it is finer than the steps of its feature.
+function showExact(field, x) {
+  let digits = countDigits(field.step);
+  while (digits < 15 && Number(x.toFixed(digits)) !== x) digits++;
+  return showValue(field, x, digits);
+}
+
+function showValue(field, x, digits = countDigits(field.step)) {
   const { term, said } = field;
   if (Number.isNaN(x)) return say("missing");
+  if (term.kind === "text") return x;
   if (term.kind === "levels") return x >= 0 ? showLevel(field, x) : say("otherLevel");
   if (term.unit === "date") return showDate(x);
-  const text = formatNumber(x, { maximumFractionDigits: Math.max(0, -Math.floor(Math.log10(field.step))) });
+  const text = formatNumber(x, { maximumFractionDigits: digits });
   return [text, term.unit === "duration" ? say("days") : said.unit].filter(Boolean).join(" ");
 }
 
@@ -128,6 +159,7 @@ function tidy({ term, whole }, x) {
 
 // Whether a value is outside the training range, but for the rounding of 32-bit numbers.
 function isOutside(term, x) {
+  if (term.kind === "text") return false;
   if (term.kind === "levels") return x < 0;
   const rounding = 2 ** -23 * Math.max(Math.abs(term.range[0]), Math.abs(term.range[1]));
   return x < term.range[0] - rounding || x > term.range[1] + rounding;
