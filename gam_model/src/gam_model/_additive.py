@@ -26,11 +26,14 @@ from gam_model._findings import warn_of_fit
 from gam_model._functions import SplineBasis
 from gam_model._glmgam import fit_glmgam
 from gam_model._inference import Posterior, check_levels, check_term, summarize
+from gam_model._interactions import PairBasis, make_margins, read_pairs
+from gam_model._model import AdditiveModel
+from gam_model._pairs import name_pair
 from gam_model._progress import Progress, report
 from gam_model._rows import SAMPLE, WEIGHTINGS, Block, Rows, check_reach, scan
 from gam_model._smoothing import Smoothing, estimate_scale, find_shortage
 from gam_model._solver import Start, fit_linear, iterate
-from gam_model._terms import AdditiveModel, LevelTerm
+from gam_model._terms import LevelTerm
 
 EXTRAPOLATIONS = ("linear", "constant", "error")
 CRITERIA = ("reml", "gcv")
@@ -48,7 +51,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
     Base of the estimators, which add their parameters, `fit` and `predict`.
 
     The parameters df, alpha, degree, extrapolate, criterion, categorical_features, solver,
-    weighting, warp, atoms and verbose are as in `GAMRegressor`.
+    weighting, warp, atoms, interactions and verbose are as in `GAMRegressor`.
     """
 
     def __sklearn_tags__(self):
@@ -217,9 +220,12 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             n_coef = max(_FUNCTIONS * totals.n_lines, _ANYWAY)
             df = min(df, max(self.degree + 1, n_coef // max(1, self.n_features_in_ - len(levels))))
         basis = build_basis(totals, levels, df, self.degree, warped, with_atoms, family, link)
+        pairs = read_pairs(self.interactions, self._names())
+        if pairs:
+            basis = self._add_pairs(basis, pairs, totals, blocks)
         alpha = self._check_alpha(self.n_features_in_)
-        if alpha is not None:
-            alpha = np.array([alpha[term.feature] for term in basis.terms])
+        if alpha is not None:  # with pairs, it is one number
+            alpha = np.array([alpha[np.max(term.feature)] for term in basis.terms])
         smoothing = Smoothing(family.scale, self.criterion, alpha)
         self._has_offset = offset = bool(totals.sample.offset.any())
         if self.solver == "statsmodels":
@@ -260,6 +266,23 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
                 if streamed and not more:
                     break  # a pass over all chunks would add nothing
             again = self._features.settle()
+
+    def _add_pairs(self, basis, pairs, totals, blocks):
+        """Return the basis with the functions of these pairs, a list of tuples of positions."""
+        margins = make_margins(basis, {j for pair in pairs for j in pair}, totals, blocks)
+        terms, names = list(basis.terms), self._names()
+        for pair in pairs:
+            if all(j in margins for j in pair):
+                terms.append(PairBasis(pair, [margins[j] for j in pair]))
+                continue
+            constant = ", ".join(repr(names[j]) for j in pair if j not in margins)
+            warnings.warn(
+                f"the pair {name_pair(names[j] for j in pair)} is left out, as {constant} was "
+                "constant or left out in training",
+                UserWarning,
+                stacklevel=5,
+            )
+        return Basis(terms)
 
     def _stream(self, basis, blocks, totals, family, link, smoothing, mean, in_memory):
         linear = link is family.one_step
@@ -314,17 +337,21 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
         splines = basis.rotate(solution.coef)
         means = np.append(1.0, normal.means[1:])
         self.edf_, self.alpha_ = np.zeros(p), np.full(p, np.nan)
-        self.intercept_, terms = float(means @ splines), []
+        self.intercept_, terms, pairs = float(means @ splines), [], []
         for k, (term, block) in enumerate(zip(basis.terms, basis.blocks, strict=True)):
             own = np.append(np.zeros(term.left_out), splines[block])
             mean = float(means[block] @ splines[block])
+            if isinstance(term, PairBasis):
+                pairs.append(term.freeze(own, mean, names))
+                continue
             frozen = term.freeze(own, mean, names, self._features, self.extrapolate)
             j = term.feature
             terms.append(frozen)
             self.edf_[j] = edf[block].sum()
             weights = fit.weights[basis.owners == k]
             self.alpha_[j] = weights[0] / 2 if len(weights) else np.nan
-        self.terms_ = AdditiveModel(self.intercept_, terms, names, link.name)
+        self.terms_ = AdditiveModel(self.intercept_, terms, names, link.name, pairs)
+        self.interactions_ = [pair.features for pair in pairs]
 
         left = max(totals.n_rows - edf.sum(), 1.0)
         if link is family.one_step:
@@ -365,6 +392,12 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
         few = totals.sample.take(slice(None, None, 1 + (len(totals.sample.y) - 1) // _RANKED))
         size = abs(self.terms_.contributions(few.X))
         self.feature_importances_ = np.average(size, axis=0, weights=few.weight)
+        size = abs(self.terms_.interaction_contributions(few.X))
+        sizes = np.average(size, axis=0, weights=few.weight)
+        self._pairs = [
+            (edf[basis.blocks[k]].sum(), *self._tests[k], fit.weights[basis.owners == k], size)
+            for k, size in enumerate(sizes, len(terms))
+        ]
         return self
 
     def _names(self):
@@ -394,6 +427,17 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
                 raise ValueError(f"{name} must be one of {choices}, got {name}={value!r}")
         if not isinstance(self.verbose, (Integral, np.bool_)) or self.verbose < 0:
             raise ValueError(f"verbose must be 0 or a positive integer, got {self.verbose!r}")
+        if self.interactions is not None:
+            if self.solver == "statsmodels":
+                raise ValueError(
+                    'solver="statsmodels" has no interactions; use solver="stream", or '
+                    "interactions=None"
+                )
+            if np.ndim(self.alpha):
+                raise ValueError(
+                    'with interactions, alpha must be "auto" or one number for all terms, got '
+                    f"alpha={self.alpha!r}"
+                )
         self._check_alpha(None)
 
     def _check_alpha(self, n_features):
