@@ -144,6 +144,56 @@ class TestFit:
         assert stiff.summary_frame().loc["a & b", "edf"] == pytest.approx(1, abs=1e-3)
 
 
+def three_of_fifteen(seed, n=20_000):
+    """Fifteen features, two of which correlate, three pairs, and a smooth truth."""
+    rng = np.random.default_rng(seed)
+    X = rng.uniform(size=(n, 15))
+    X[:, 1] = 0.6 * X[:, 0] + 0.4 * X[:, 1]
+    alone = np.sin(6 * X[:, 0]) + 2 * X[:, 1] ** 2 + np.exp(X[:, 2]) + X[:, 3]
+    together = np.sin(4 * X[:, 4] * X[:, 5]) + 1.5 * (X[:, 6] - 0.5) * np.cos(5 * X[:, 7])
+    together += 0.8 * np.exp(-8 * ((X[:, 8] - 0.5) ** 2 + (X[:, 9] - 0.5) ** 2))
+    return X, alone, together, rng.normal(scale=0.5, size=n)
+
+
+class TestScreening:
+    @pytest.mark.parametrize("interactions", [3, "auto"])
+    def test_pairs_of_a_known_truth_are_found(self, interactions):
+        """The error is mgcv's: bam with the same `ti` terms has .0346."""
+        X, alone, together, noise = three_of_fifteen(0)
+        truth = alone + together
+        gam = GAMRegressor(interactions=interactions).fit(X, truth + noise)
+        assert set(gam.interactions_) == {(4, 5), (6, 7), (8, 9)}
+        assert np.sqrt(np.mean((gam.predict(X) - truth) ** 2)) < 1.03 * 0.0346
+
+    def test_auto_takes_none_where_there_is_none(self):
+        for seed in range(3):
+            X, alone, _, noise = three_of_fifteen(seed, 5000)
+            gam = GAMRegressor(interactions="auto").fit(X, alone + noise)
+            assert gam.interactions_ == []
+            assert_array_equal(gam.predict(X), GAMRegressor().fit(X, alone + noise).predict(X))
+
+    def test_screening_sees_levels_missing_cells_and_amounts(self, data):
+        frame, _, y = data
+        found = GAMRegressor(interactions="auto").fit(frame, y)
+        assert set(map(frozenset, found.interactions_)) == {
+            frozenset({0, 1}), frozenset({2, 4}), frozenset({1, 3})
+        }  # fmt: skip
+        chunks = [(frame[k : k + 1000], y[k : k + 1000]) for k in range(0, 4000, 1000)]
+        streamed = GAMRegressor(interactions="auto").fit_chunks(chunks)
+        assert streamed.interactions_ == found.interactions_
+
+    def test_classes_with_weights_and_more_pairs_than_there_are(self, data):
+        frame, truth, _ = data
+        rng = np.random.default_rng(2)
+        label = rng.uniform(size=len(frame)) < 1 / (1 + np.exp(-2 * (truth - truth.mean())))
+        X, weight = frame[["a", "b", "holed"]], rng.uniform(size=len(frame))
+        gam = GAMClassifier(interactions=9).fit(X, label, weight)
+        assert gam.interactions_[0] == (0, 1)
+        assert len(gam.interactions_) == 3
+        assert GAMClassifier(interactions=9).fit(X[["a"]], label).interactions_ == []
+        assert GAMClassifier(interactions=0).fit(X, label).interactions_ == []
+
+
 class TestContributions:
     def test_are_shap_values(self, data, gam):
         """Exactly, with the training rows as background, missing cells and all."""

@@ -82,7 +82,8 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         own values ask for them. None leaves the curve alone.
     interactions : None, int, "auto" or list of pairs, default=None
         What two features do together: nothing; the pairs of a list, by name or position; so many
-        pairs found from the data; or "auto", those that the data ask for, ten at most. A pair is
+        pairs found from the data; or "auto", those that the data ask for, ten at most,
+        each of which matters beside the others. A pair is
         a product of few functions of each feature without what either does alone, smoothed on its
         own by `criterion`. Beyond the training range it stays as at the end of the range; where
         a cell is missing or a level unseen, features act alone. Of more than 12 levels, the

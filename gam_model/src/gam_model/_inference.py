@@ -359,6 +359,48 @@ def check_levels(fit, k, scale, residual_df):
     return check_effects(gram, inverse, penalty, random, block, coef, scale, residual_df)
 
 
+def check_fit(fit, penalty, scale, residual_df):
+    """
+    Test each term of a fit.
+
+    Parameters
+    ----------
+    fit : Fit
+        The fit, at its end.
+    penalty : ndarray of shape (n_coef,)
+        The penalty's diagonal, as far as it counts as one.
+    scale : float
+        The scale, or its estimate.
+    residual_df : float or None
+        Degrees of freedom left for the scale; None if it is known.
+
+    Returns
+    -------
+    list of TermTest
+        One for each term of the basis.
+    """
+    basis, (coef, inverse, determined, _) = fit.basis, fit.solution
+    coef, rotation = basis.rotate(coef), basis.rotation
+    ref_df = 2 * (determined - penalty * inverse.diagonal()) - (
+        determined - 2 * penalty * inverse.diagonal() + penalty * inverse.sandwich(penalty)
+    )
+    covariance = rotation @ (scale * inverse.dense) @ rotation.T
+    gram = rotation @ fit.normal.gram.dense @ rotation.T
+    gram = gram - np.outer(gram[0], gram[0]) / gram[0, 0]
+    return [
+        check_levels(fit, k, scale, residual_df)
+        if term.is_random
+        else check_term(
+            coef[block],
+            covariance[block, block],
+            gram[block, block],
+            float(ref_df[block].sum()),
+            residual_df,
+        )
+        for k, (term, block) in enumerate(zip(basis.terms, basis.blocks, strict=True))
+    ]
+
+
 def _match(one, two, three):
     """Return weight, df and shift of a chi-square, from the sums of powers of the weights."""
     if not three > 0:
