@@ -72,6 +72,11 @@ class AdditiveModel:
         return [term.name for term in self.terms if term.missing is not None]
 
     @property
+    def pair_names(self):
+        """Name of each of `pairs`, a list of str such as "a & b"."""
+        return [pair.name for pair in self.pairs]
+
+    @property
     def units(self):
         """What each feature of days is, a dict of str to "date" or "duration"."""
         smooth = (term for term in self.terms if isinstance(term, SmoothTerm))
