@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -38,6 +39,7 @@ def sample(n=4000, seed=0):
     return frame, truth.to_numpy(), truth.to_numpy() + rng.normal(scale=0.3, size=n)
 
 
+GOLDENS = Path(__file__).with_name("goldens")
 PAIRS = [("a", "b"), ("city", "holed"), ("amount", 1), ("city", "code")]
 
 
@@ -80,6 +82,17 @@ class TestFit:
         error = np.sqrt(np.mean((gam.predict(frame) - truth) ** 2))
         without = np.sqrt(np.mean((GAMRegressor().fit(frame, y).predict(frame) - truth) ** 2))
         assert error < 0.06 < 0.2 < without
+
+    def test_pair_is_mgcvs_ti(self):
+        golden = json.loads((GOLDENS / "pair.json").read_text())
+        X = np.column_stack([golden["a"], golden["b"]])
+        given = GAMRegressor(golden["k"], golden["alpha"], interactions=[(0, 1)])
+        given.fit(X, golden["y"])
+        assert_allclose(given.predict(X), golden["given"], atol=1e-6)
+        assert given.statistics_.edf == pytest.approx(golden["given_edf"], abs=1e-5)
+        chosen = GAMRegressor(golden["k"], interactions=[(0, 1)]).fit(X, golden["y"])
+        assert_allclose(chosen.predict(X), golden["chosen"], atol=1e-4)
+        assert chosen.statistics_.edf == pytest.approx(golden["chosen_edf"], abs=1e-2)
 
     def test_table_tells_which_pairs_matter(self, gam):
         table = gam.summary_frame()
