@@ -13,6 +13,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from gam_model import AdditiveModel, GAMClassifier, GAMRegressor
 from gam_model._pairs import PairTerm
 from gam_model.page import write_page
+from gam_model.plots import plot_interactions
+from gam_model.report import write_report
 
 
 def sample(n=4000, seed=0):
@@ -285,6 +287,45 @@ class TestFrozen:
     def test_page_refuses_it_in_a_sentence(self, gam, tmp_path):
         with pytest.raises(ValueError, match="it has version 4 of the format"):
             write_page(gam, tmp_path / "page.html")
+
+
+class TestPictures:
+    def test_each_pair_has_a_panel_of_its_kind(self, data, gam):
+        figure = plot_interactions(gam, data[0])
+        panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
+        assert list(panels)[0:4:3] == ["a & b", "city & code"]  # by importance
+        assert [line.get_label() for line in panels["city & holed"].lines[1:]] == [
+            "Bern", "Oslo", "Rome"
+        ]  # fmt: skip
+        (hull,) = panels["a & b"].lines
+        corners = np.column_stack(hull.get_data())
+        assert len(corners) > 4
+        assert corners.min() >= 0
+        assert len(panels["city & code"].texts) == 3 * 12
+        ticks = [text.get_text() for text in panels["city & code"].get_yticklabels()]
+        assert ticks[-1] == "59 others"
+        meshes = [axes.collections[0] for name, axes in panels.items() if "amount" in name]
+        pair = gam.terms_.pairs[2]
+        value = pair(*np.array([pair.margins[0].range, pair.margins[1].range]))
+        array = meshes[0].get_array()
+        assert_allclose([array[0, 0], array[-1, -1]], value, atol=1e-9)
+
+    def test_beyond_the_hull_is_pale_only_with_rows(self, gam):
+        panels = {axes.get_title(loc="left"): axes for axes in plot_interactions(gam).axes}
+        assert not panels["a & b"].patches
+        assert not panels["a & b"].lines
+
+    def test_model_without_pairs_has_no_picture(self, data):
+        gam = GAMRegressor().fit(data[0][["a"]], data[2])
+        with pytest.raises(ValueError, match="the model has no pairs"):
+            plot_interactions(gam)
+
+    def test_report_draws_and_lists_them(self, data, gam, tmp_path):
+        write_report(tmp_path / "report.html", gam, X=data[0], y=data[2])
+        text = (tmp_path / "report.html").read_text()
+        assert "what 4 pairs of them do together" in text
+        assert "effects of pairs of features" in text
+        assert "a &amp; b" in text
 
 
 class TestRefused:
