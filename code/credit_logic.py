@@ -97,7 +97,13 @@ class Gam(NamedTuple):
             row = int(bad.argmax())
             raise ValueError(f"row {row} is so far outside the training range that it overflows")
         base = self.terms.intercept
-        return Answer(prediction, lambda: _explain(self.features, base, values, "link"))
+
+        def explain() -> Explanation:
+            effects = self.terms.interaction_contributions(X)
+            pairs = dict(zip(self.terms.pair_names, effects.T, strict=True))
+            return replace(_explain(self.features, base, values, "link"), interactions=pairs)
+
+        return Answer(prediction, explain)
 
 
 def _fill(X: np.ndarray, medians: np.ndarray, features: list[str]) -> np.ndarray:
@@ -288,12 +294,15 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
         from gam_model.page import write_page
 
         model.terms.save(job.model_dir / "terms.json")
-        write_page(
-            estimator,
-            job.data_dir / "page.html",
-            pandas.DataFrame(X, columns=features),
-            **words,
-        )
+        if model.terms.pairs:
+            print("page.html is left out: it cannot show what two columns do together", flush=True)
+        else:
+            write_page(
+                estimator,
+                job.data_dir / "page.html",
+                pandas.DataFrame(X, columns=features),
+                **words,
+            )
     else:
         model.explainer.save(job.model_dir / "explainer.npz")
     job.write_description(

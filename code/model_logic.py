@@ -67,7 +67,8 @@ def predict_fn(table: Table, model: AdditiveModel, context: Any = None) -> Answe
     def explain() -> Explanation:
         values = dict(zip(model.features, model.contributions(X).T, strict=True))
         scale = "response" if model.link == "identity" else "link"
-        return Explanation(model.intercept, values, scale)
+        pairs = dict(zip(model.pair_names, model.interaction_contributions(X).T, strict=True))
+        return Explanation(model.intercept, values, scale, pairs)
 
     warn = functools.partial(warn_of_rows, table, X, model)
     return Answer(prediction, explain, by_line=table.by_line, warnings=warn)
@@ -139,6 +140,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="whether values that many rows share may deviate from a column's curve",
     )
+    parser.add_argument(
+        "--interactions",
+        type=read_interactions,
+        help="what two columns do together: a number of pairs, auto, or a JSON list of pairs",
+    )
     parser.add_argument("--target", default="-1", help="name or index of the target's column")
     parser.add_argument(
         "--categorical",
@@ -161,6 +167,22 @@ def number_or_auto(text: str) -> float | str:
         return text if text == "auto" else float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'auto'") from None
+
+
+def read_interactions(text: str) -> int | str | list | None:
+    """Read the pairs: "auto", a number of them, or a JSON list such as [["age", "hours"]]."""
+    if text in ("", "none", "null"):
+        return None
+    try:
+        value = text if text == "auto" else json.loads(text)
+    except ValueError:
+        value = None
+    if isinstance(value, (int, str, list)) and not isinstance(value, bool):
+        return value
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is neither a number of pairs, nor 'auto', nor a JSON list of pairs of columns "
+        'such as [["age", "hours"]]'
+    )
 
 
 def read_words(job: Job) -> dict[str, Any]:
@@ -254,6 +276,7 @@ def _train(job: Job, arguments: argparse.Namespace, checks: Checks) -> None:
         link=arguments.link,
         criterion=arguments.criterion,
         atoms=None if arguments.atoms == "none" else arguments.atoms,
+        interactions=arguments.interactions,
         verbose=1,
     )
     try:
@@ -291,10 +314,13 @@ def _train(job: Job, arguments: argparse.Namespace, checks: Checks) -> None:
     if target.classes:
         outcome = f"Probability of {target.label} = {target.show(target.classes[1])}"
     words = {"title": target.label, "outcome": outcome} | words
-    try:
-        write_page(regressor, job.data_dir / "page.html", X, **words)
-    except (TypeError, ValueError) as error:
-        raise JobError(f"channel 'page': {error}") from None
+    if model.pairs:
+        print("page.html is left out: it cannot show what two columns do together", flush=True)
+    else:
+        try:
+            write_page(regressor, job.data_dir / "page.html", X, **words)
+        except (TypeError, ValueError) as error:
+            raise JobError(f"channel 'page': {error}") from None
     model.save(job.model_dir / "gam.json")
     joblib.dump(regressor, job.model_dir / "model.joblib")
     described = describe(regressor, metrics) | {"checks": checks.findings}
@@ -318,7 +344,7 @@ def _train(job: Job, arguments: argparse.Namespace, checks: Checks) -> None:
             checks=checks.findings,
             X=X,
             y=y,
-            page="page.html",
+            page=None if model.pairs else "page.html",
         )
 
 
@@ -387,6 +413,7 @@ def describe(regressor: "GAMRegressor", metrics: dict[str, float]) -> dict:
     return {
         "hyperparameters": regressor.get_params(),
         "features": list(features.values()),
+        "interactions": [list(pair.names) for pair in regressor.terms_.pairs],
         "statistics": {
             name: value if np.isfinite(value) else None  # JSON knows no NaN
             for name, value in regressor.statistics_._asdict().items()

@@ -10,9 +10,11 @@ from local_mode.store import (
     ENDPOINT_CONFIG,
     MODEL,
     TRAINING_JOB,
+    TRANSFORM_JOB,
     Kind,
 )
 from local_mode.training import TrainingJobs
+from local_mode.transform import TransformJobs
 
 # What moto stores and gives back, and what asks for no work on AWS either.
 STORED = frozenset(
@@ -59,11 +61,14 @@ class Api:
     def __init__(self, machine: Machine, region: Region):
         self.region, self._store = region, region.store
         self.training_jobs = TrainingJobs(machine, region)
+        self.transform_jobs = TransformJobs(machine, region)
         self.endpoints = Endpoints(machine, region)
         self.operations: dict[str, Handler] = {
             "CreateTrainingJob": self.training_jobs.create,
             "StopTrainingJob": lambda r, _: self.training_jobs.stop(r["TrainingJobName"]),
             "DeleteTrainingJob": lambda r, _: self.training_jobs.delete(r["TrainingJobName"]),
+            "CreateTransformJob": lambda r, _: self.transform_jobs.create(r),
+            "StopTransformJob": lambda r, _: self.transform_jobs.stop(r["TransformJobName"]),
             "CreateModel": self._create_model,
             "CreateEndpointConfig": self._create_endpoint_config,
             "CreateEndpoint": lambda r, _: self.endpoints.create(r),
@@ -71,7 +76,7 @@ class Api:
             "UpdateEndpointWeightsAndCapacities": lambda r, _: self.endpoints.update_weights(r),
             "DeleteEndpoint": lambda r, _: self.endpoints.delete(r["EndpointName"]),
         }
-        for kind in (TRAINING_JOB, MODEL, ENDPOINT_CONFIG, ENDPOINT):
+        for kind in (TRAINING_JOB, TRANSFORM_JOB, MODEL, ENDPOINT_CONFIG, ENDPOINT):
             self._add_reading(kind)
         for kind in (MODEL, ENDPOINT_CONFIG):
             self._add_deleting(kind)
@@ -105,6 +110,7 @@ class Api:
     def close(self) -> None:
         """Stop everything that runs."""
         self.training_jobs.close()
+        self.transform_jobs.close()
         self.endpoints.close()
 
     # ---------------------------------------------------------------- tags

@@ -16,7 +16,7 @@ LOG_GROUP = "/aws/sagemaker/Endpoints"
 
 
 def check_model(request: dict[str, Any]) -> None:
-    """Check CreateModel, and name the one container PrimaryContainer.
+    """Check CreateModel.
 
     Raises
     ------

@@ -53,9 +53,10 @@ class ModelServer:
         model: Mapping[str, Any],
         environment: Mapping[str, str] | None = None,
     ):
-        self._machine, self._region, self._model = machine, region, model
+        self._machine, self._region = machine, region
+        self._definition = model.get("PrimaryContainer") or model["Containers"][0]
         self._environment = environment or {}
-        self.image = model["PrimaryContainer"].get("Image", "")
+        self.image = self._definition.get("Image", "")
         self._port = machine.port()
         self._container = machine.container(name, model["Program"])
         self._log = region.logs.open(*log)
@@ -78,7 +79,7 @@ class ModelServer:
         ServeFailed
             If it exits or does not answer in time, with the last lines of its log.
         """
-        definition = self._model["PrimaryContainer"]
+        definition = self._definition
         try:
             self._bring(definition)
             environment = {

@@ -23,6 +23,7 @@ from local_mode.server import PROGRAM_HEADER, REGION
 
 LOCAL_BUCKET = "sagemaker-local"
 _POLL = 0.3  # s between looks at a job; AWS's take minutes, and the SDK's own pause is 5 to 30 s
+_RUNNING = ("InProgress", "Stopping")
 
 # Replaces the user's SDK settings, which may name buckets and roles in an account.
 _SDK_CONFIG = {
@@ -108,34 +109,44 @@ class ProcessSession(_LoopbackSession):
 
     def logs_for_job(self, job_name, wait=False, poll=_POLL, log_type="All", timeout=None):
         """Print the log of a training job, and with `wait` follow it to the job's end."""
+        description = self._show_log("Training", job_name, wait, poll, timeout)
+        if wait and description["TrainingJobStatus"] not in _RUNNING:
+            return self.wait_for_job(job_name, 0)  # the SDK's own, for its errors
+        return description
 
-        def describe() -> dict[str, Any]:
-            return self.sagemaker_client.describe_training_job(TrainingJobName=job_name)
+    def logs_for_transform_job(self, job_name, wait=False, poll=_POLL):
+        """Print the log of a transform job, and with `wait` follow it to the job's end."""
+        description = self._show_log("Transform", job_name, wait, poll)
+        return self.wait_for_transform_job(job_name, 0) if wait else description
 
-        log = _Log(self.boto_session, "/aws/sagemaker/TrainingJobs", f"{job_name}/")
+    def _show_log(self, kind, job_name, wait, poll, timeout=None) -> dict[str, Any]:
+        describe = getattr(self.sagemaker_client, f"describe_{kind.lower()}_job")
+        log = _Log(self.boto_session, f"/aws/sagemaker/{kind}Jobs", f"{job_name}/")
         deadline = time.monotonic() + timeout if timeout else None
         try:
             while True:
-                description = describe()  # before the log is read, so that nothing is missed
+                # Before the log is read, so that nothing is missed.
+                description = describe(**{f"{kind}JobName": job_name})
                 log.show()
-                running = description["TrainingJobStatus"] in ("InProgress", "Stopping")
+                running = description[f"{kind}JobStatus"] in _RUNNING
                 if not (wait and running) or (deadline and time.monotonic() > deadline):
-                    break
+                    return description
                 time.sleep(poll)
         except KeyboardInterrupt:  # fit() would swallow it and return as if the job had succeeded
-            self.stop_training_job(job_name)
+            getattr(self, f"stop_{kind.lower()}_job")(job_name)
             raise UnexpectedStatusException(
-                f"Training job {job_name} was interrupted, and is being stopped",
+                f"{kind} job {job_name} was interrupted, and is being stopped",
                 allowed_statuses=["Completed"],
                 actual_status="Stopping",
             ) from None
-        if wait and not running:
-            return self.wait_for_job(job_name, 0)  # the SDK's own, for its errors
-        return description
 
     def wait_for_job(self, job, poll=_POLL):
         """Wait for the end of a training job."""
         return sagemaker.Session.wait_for_job(self, job, poll)
+
+    def wait_for_transform_job(self, job, poll=_POLL):
+        """Wait for the end of a transform job."""
+        return sagemaker.Session.wait_for_transform_job(self, job, poll)
 
     def wait_for_endpoint(self, endpoint, poll=_POLL, live_logging=False):
         """Wait until an endpoint is in service."""

@@ -377,6 +377,18 @@ def test_hyperparameters_reach_the_estimator(train, tables):
     assert list(forest.feature_names_in_) == list(tables["train"].drop(columns=TARGET))
 
 
+def test_the_gam_has_pairs(train, tables):
+    pair = list(tables["train"].drop(columns=TARGET))[:2]
+    job = train({"train": tables["train"]}, model="gam", interactions=json.dumps([pair]), df="6")
+    assert job.exit_code == 0, job.log
+    assert "page.html is left out" in job.log
+    model = credit_logic.model_fn(str(job.model_dir))
+    answer = ask_json(model, records(tables["test"], 5))
+    assert list(answer["interaction_values"]) == [" & ".join(pair)]
+    total = answer["shap_base"] + np.sum(list(answer["shap_values"].values()), axis=0)
+    np.testing.assert_allclose(total, logit(np.array(answer["prediction"])), rtol=0, atol=1e-9)
+
+
 def test_columns_of_the_test_rows_come_in_any_order(train, tables, jobs):
     turned = tables["test"].iloc[:, ::-1]
     job = train({"train": tables["train"], "test": turned})

@@ -327,6 +327,34 @@ def test_categories_and_holes_need_no_preparation(run, tmp_path, form):
         assert answer.prediction[0] - answer.prediction[2] > 1
 
 
+@pytest.mark.parametrize("interactions", ['[["age", "job"]]', "auto", "1"])
+def test_pairs_are_explained_beside_the_features(run, tmp_path, interactions):
+    frame = workers(2000)
+    frame["pay"] += np.where(frame["job"] == "cook", -1, 1) * (frame["age"].fillna(45) - 45) / 10
+    files = {"train/t.csv": frame.to_csv(index=False)}
+    code, _, log = run(files, "--target", "pay", "--interactions", interactions)
+    assert code == 0, log
+    assert "age & job" in log  # in the summary
+    assert "page.html is left out" in log
+    assert not (tmp_path / "output" / "data" / "page.html").exists()
+    report = (tmp_path / "output" / "data" / "report.html").read_text()
+    assert "age &amp; job" in report
+    described = json.loads((tmp_path / "model" / "model.json").read_text())
+    assert described["interactions"] == [["age", "job"]]
+    model = model_logic.model_fn(str(tmp_path / "model"))
+    body = json.dumps([{"age": 30, "job": "cook"}, {"age": None, "job": "pilot"}]).encode()
+    table = model_logic.input_fn(body, JSON)
+    (answer,) = ask(table, model, "application/json; explain=true")
+    values, pairs = answer["shap_values"], answer["interaction_values"]
+    assert list(pairs) == ["age & job"]
+    total = answer["shap_base"] + np.sum(list(values.values()), axis=0)
+    np.testing.assert_allclose(total, answer["prediction"])
+    assert pairs["age & job"][0] > 0.5  # beside the line that all jobs have in common
+    lines = ask(table, model, "application/jsonlines; explain=true")
+    for row, line in enumerate(lines):
+        assert line["interaction_values"] == {"age & job": pairs["age & job"][row]}
+
+
 def contracts(n_rows=400) -> pd.DataFrame:
     """What real tables have: an id, dates with and without a time, and a free text."""
     rng = np.random.default_rng(0)
@@ -722,6 +750,13 @@ def test_the_area_under_the_curve_is_scikit_learns(run, tmp_path):
         ({"train/t.csv": ROWS}, ["--alpha", "nan"], "got alpha=nan"),
         ({"train/t.csv": ROWS}, ["--alpha", "much"], "'much' is neither a number nor 'auto'"),
         ({"train/t.csv": ROWS}, ["--degree", "1"], "got degree=1"),
+        ({"train/t.csv": ROWS}, ["--interactions", "some"], "'some' is neither a number of pairs"),
+        ({"train/t.csv": ROWS}, ["--interactions=-1"], "got interactions=-1"),
+        (
+            {"train/t.csv": "a,b,y\n1,2,3\n2,1,4\n"},
+            ["--interactions", '[["a", "c"]]'],
+            "interactions names 'c', which is not a column of X; it has 'a', 'b'",
+        ),
         ({"train/t.csv": ROWS}, ["--degree", "99"], "got degree=99"),
         ({"train/t.csv": ROWS}, ["--extrapolate", "guess"], "got extrapolate='guess'"),
         (

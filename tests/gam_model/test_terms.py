@@ -17,8 +17,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.interpolate import BSpline
 from sklearn.model_selection import cross_val_score
 
-from gam_model import GAMRegressor
-from gam_model._terms import AdditiveModel, SmoothTerm
+from gam_model import AdditiveModel, GAMRegressor
+from gam_model._terms import SmoothTerm
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +232,7 @@ class TestJson:
             ('{"format": "other", "version": 1}', "is not a model that gam_model saved"),
             (
                 '{"format": "gam_model.AdditiveModel", "version": 99}',
-                "has version 99 of the format, this gam_model reads up to 3; install a newer",
+                "has version 99 of the format, this gam_model reads up to 4; install a newer",
             ),
         ],
     )

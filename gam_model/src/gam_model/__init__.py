@@ -5,7 +5,7 @@ import importlib
 __version__ = "0.1.0"
 __all__ = ["AdditiveModel", "GAMClassifier", "GAMRegressor"]
 
-_HOMES = {"AdditiveModel": "_terms", "GAMClassifier": "_estimators", "GAMRegressor": "_estimators"}
+_HOMES = {"AdditiveModel": "_model", "GAMClassifier": "_estimators", "GAMRegressor": "_estimators"}
 
 
 def __getattr__(name):

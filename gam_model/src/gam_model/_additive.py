@@ -18,6 +18,7 @@ from sklearn.utils.validation import (
 from threadpoolctl import ThreadpoolController
 
 from gam_model._basis import Basis
+from gam_model._binned import BinnedRows, choose_bins
 from gam_model._design import build_basis
 from gam_model._explanation import ExplanationMixin
 from gam_model._families import check_mean
@@ -25,17 +26,22 @@ from gam_model._features import Features
 from gam_model._findings import warn_of_fit
 from gam_model._functions import SplineBasis
 from gam_model._glmgam import fit_glmgam
-from gam_model._inference import Posterior, check_levels, check_term, summarize
+from gam_model._inference import Posterior, check_fit, summarize
+from gam_model._interactions import PairBasis, make_margins, read_pairs
+from gam_model._model import AdditiveModel
+from gam_model._pairs import name_pair
 from gam_model._progress import Progress, report
 from gam_model._rows import SAMPLE, WEIGHTINGS, Block, Rows, check_reach, scan
+from gam_model._screening import find_pairs, keep_pairs
 from gam_model._smoothing import Smoothing, estimate_scale, find_shortage
-from gam_model._solver import Start, fit_linear, iterate
-from gam_model._terms import AdditiveModel, LevelTerm
+from gam_model._solver import Start, accumulate, fit_linear, iterate
+from gam_model._terms import LevelTerm
 
 EXTRAPOLATIONS = ("linear", "constant", "error")
 CRITERIA = ("reml", "gcv")
 SOLVERS = ("stream", "statsmodels")
 WARPS = ATOMS = ("auto", None)
+_MANY = 30_000  # rows from which columns are binned
 _FEW = 10_000  # rows used to find starting values for P-IRLS in larger data
 # With alpha="auto", each column gets fewer splines if the total exceeds both of these limits (per
 # row, and absolute): the data cannot identify more, and time grows with the cube of the total.
@@ -48,7 +54,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
     Base of the estimators, which add their parameters, `fit` and `predict`.
 
     The parameters df, alpha, degree, extrapolate, criterion, categorical_features, solver,
-    weighting, warp, atoms and verbose are as in `GAMRegressor`.
+    weighting, warp, atoms, interactions and verbose are as in `GAMRegressor`.
     """
 
     def __sklearn_tags__(self):
@@ -217,16 +223,16 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             n_coef = max(_FUNCTIONS * totals.n_lines, _ANYWAY)
             df = min(df, max(self.degree + 1, n_coef // max(1, self.n_features_in_ - len(levels))))
         basis = build_basis(totals, levels, df, self.degree, warped, with_atoms, family, link)
-        alpha = self._check_alpha(self.n_features_in_)
-        if alpha is not None:
-            alpha = np.array([alpha[term.feature] for term in basis.terms])
-        smoothing = Smoothing(family.scale, self.criterion, alpha)
+        pairs = read_pairs(self.interactions, self._names())
+        if pairs and isinstance(pairs, list):
+            basis = self._add_pairs(basis, pairs, totals, blocks)
+        smoothing = self._smooth(basis, family)
         self._has_offset = offset = bool(totals.sample.offset.any())
         if self.solver == "statsmodels":
             plain = all(isinstance(term, SplineBasis) and not term.missing for term in basis.terms)
             plain = plain and link is family.one_step
             curved = any(term.degree > 1 for term in basis.terms) if plain else False
-            if streamed or alpha is None or offset or not curved:
+            if streamed or not smoothing.given or offset or not curved:
                 raise ValueError(
                     'solver="statsmodels" needs numeric columns without missing cells, at least '
                     "one of them with three distinct values, the gaussian family with identity "
@@ -240,11 +246,39 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
                 if offset:
                     mean, null = _fit_constant(blocks, totals, family, link)
                     totals = totals._replace(null_deviance=null)
-                fit = self._stream(
-                    basis, blocks, totals, family, link, smoothing, mean, not streamed
-                )
+                how = blocks, totals, family, link
+                fit = self._stream(basis, *how, smoothing, mean, not streamed)
+                if pairs and not isinstance(pairs, list):
+                    self._freeze(fit, totals, family, link)
+                    basis = self._find_pairs(pairs, fit, *how)
+                    if len(basis.terms) > len(self.terms_.terms):
+                        smoothing = self._smooth(basis, family)
+                        fit = self._stream(basis, *how, smoothing, mean, not streamed)
         warn_of_fit(fit, totals, family, self._names(), self._features.levels, stacklevel=3)
         return self._freeze(fit, totals, family, link)
+
+    def _smooth(self, basis, family):
+        alpha = self._check_alpha(self.n_features_in_)
+        if alpha is not None:  # with pairs, it is one number
+            alpha = np.array([alpha[np.max(term.feature)] for term in basis.terms])
+        return Smoothing(family.scale, self.criterion, alpha)
+
+    def _find_pairs(self, number, fit, blocks, totals, family, link):
+        """Return the basis with the functions of pairs that the residuals of a fit ask for."""
+        used = {term.feature for term in fit.basis.terms}
+        margins = make_margins(fit.basis, used, totals, blocks)
+        pairs = find_pairs(number, margins, totals, blocks, self.terms_, family, link, self.scale_)
+        basis = _join(fit.basis, pairs, margins)
+        if number != "auto" or not pairs:
+            return basis
+        centre = totals.mean if link is family.one_step else 0.0
+        coef = np.zeros(len(basis.curvature))
+        coef[0] = fit.solution.coef[0] - centre
+        for before, after in zip(fit.basis.blocks, basis.blocks, strict=False):
+            coef[after] = fit.solution.coef[before]
+        rows = Rows(basis, blocks, totals.n_rows, totals.weight, totals.unit, centre)
+        normal = accumulate(rows, family, link, coef)
+        return keep_pairs(normal, basis, lambda basis: self._smooth(basis, family))
 
     def _learn(self, chunks, streamed):
         self._forget_response()
@@ -261,12 +295,31 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
                     break  # a pass over all chunks would add nothing
             again = self._features.settle()
 
+    def _add_pairs(self, basis, pairs, totals, blocks):
+        """Return the basis with the functions of these pairs, a list of tuples of positions."""
+        margins = make_margins(basis, {j for pair in pairs for j in pair}, totals, blocks)
+        names, there = self._names(), []
+        for pair in pairs:
+            constant = ", ".join(repr(names[j]) for j in pair if j not in margins)
+            if not constant:
+                there.append(pair)
+                continue
+            warnings.warn(
+                f"the pair {name_pair(names[j] for j in pair)} is left out, as {constant} was "
+                "constant or left out in training",
+                UserWarning,
+                stacklevel=5,
+            )
+        return _join(basis, there, margins)
+
     def _stream(self, basis, blocks, totals, family, link, smoothing, mean, in_memory):
         linear = link is family.one_step
         centre = totals.mean if linear else 0.0  # avoids cancellation in sums of squares
         unit = totals.unit
         n_kept = totals.n_lines if in_memory else np.inf
-        rows = Rows(basis, blocks, totals.n_rows, totals.weight, unit, centre, n_kept)
+        many = totals.n_lines >= _MANY and choose_bins(basis, totals.n_rows)
+        kind = BinnedRows if many else Rows
+        rows = kind(basis, blocks, totals.n_rows, totals.weight, unit, centre, n_kept)
         constant = np.zeros(len(basis.curvature))
         constant[0] = mean - centre
         start = Start(constant, totals.null_deviance)
@@ -306,32 +359,31 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
         if family.scale is not None:
             penalty[basis.lines_held] = 0.0
         edf = solution.determined - penalty * solution.inverse.diagonal()
-        ref_df = 2 * edf - (
-            solution.determined
-            - 2 * penalty * solution.inverse.diagonal()
-            + penalty * solution.inverse.sandwich(penalty)
-        )
         splines = basis.rotate(solution.coef)
         means = np.append(1.0, normal.means[1:])
         self.edf_, self.alpha_ = np.zeros(p), np.full(p, np.nan)
-        self.intercept_, terms = float(means @ splines), []
+        self.intercept_, terms, pairs = float(means @ splines), [], []
         for k, (term, block) in enumerate(zip(basis.terms, basis.blocks, strict=True)):
             own = np.append(np.zeros(term.left_out), splines[block])
             mean = float(means[block] @ splines[block])
+            if isinstance(term, PairBasis):
+                pairs.append(term.freeze(own, mean, names))
+                continue
             frozen = term.freeze(own, mean, names, self._features, self.extrapolate)
             j = term.feature
             terms.append(frozen)
             self.edf_[j] = edf[block].sum()
             weights = fit.weights[basis.owners == k]
             self.alpha_[j] = weights[0] / 2 if len(weights) else np.nan
-        self.terms_ = AdditiveModel(self.intercept_, terms, names, link.name)
+        self.terms_ = AdditiveModel(self.intercept_, terms, names, link.name, pairs)
+        self.interactions_ = [pair.features for pair in pairs]
 
         left = max(totals.n_rows - edf.sum(), 1.0)
         if link is family.one_step:
             self.scale_ = float(normal.deviance / left)
         else:
             self.scale_ = float(family.scale or estimate_scale(normal, solution, penalty))
-        k, rotation = basis.n_dense, basis.rotation
+        rotation = basis.rotation
         covariance = solution.inverse._replace(
             dense=rotation @ (self.scale_ * solution.inverse.dense) @ rotation.T,
             shift=solution.inverse.shift @ rotation.T,
@@ -349,22 +401,16 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             totals.log_base,
         )
         residual_df = None if family.scale else max(self.statistics_.residual_df, 1.0)
-        gram = rotation @ normal.gram.dense @ rotation.T
-        self._tests = [
-            check_term(
-                splines[block],
-                covariance.dense[block, block],
-                gram[block, block] - np.outer(gram[0, block], gram[0, block]) / gram[0, 0],
-                float(ref_df[block].sum()),
-                residual_df,
-            )
-            if not term.is_random
-            else check_levels(fit, k, self.scale_, residual_df)
-            for k, (term, block) in enumerate(zip(basis.terms, basis.blocks, strict=True))
-        ]
+        self._tests = check_fit(fit, penalty, self.scale_, residual_df)
         few = totals.sample.take(slice(None, None, 1 + (len(totals.sample.y) - 1) // _RANKED))
         size = abs(self.terms_.contributions(few.X))
         self.feature_importances_ = np.average(size, axis=0, weights=few.weight)
+        size = abs(self.terms_.interaction_contributions(few.X))
+        sizes = np.average(size, axis=0, weights=few.weight)
+        self._pairs = [
+            (edf[basis.blocks[k]].sum(), *self._tests[k], fit.weights[basis.owners == k], size)
+            for k, size in enumerate(sizes, len(terms))
+        ]
         return self
 
     def _names(self):
@@ -394,6 +440,17 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
                 raise ValueError(f"{name} must be one of {choices}, got {name}={value!r}")
         if not isinstance(self.verbose, (Integral, np.bool_)) or self.verbose < 0:
             raise ValueError(f"verbose must be 0 or a positive integer, got {self.verbose!r}")
+        if self.interactions is not None:
+            if self.solver == "statsmodels":
+                raise ValueError(
+                    'solver="statsmodels" has no interactions; use solver="stream", or '
+                    "interactions=None"
+                )
+            if np.ndim(self.alpha):
+                raise ValueError(
+                    'with interactions, alpha must be "auto" or one number for all terms, got '
+                    f"alpha={self.alpha!r}"
+                )
         self._check_alpha(None)
 
     def _check_alpha(self, n_features):
@@ -433,6 +490,11 @@ class _Blocks:
                 report(chunk=number)
                 yield self._estimator._read(chunk, self._fresh, number)
                 self._fresh = False
+
+
+def _join(basis, pairs, margins):
+    """Return the basis with the functions of these pairs."""
+    return Basis([*basis.terms, *(PairBasis((j, k), (margins[j], margins[k])) for j, k in pairs)])
 
 
 def _fit_constant(blocks, totals, family, link):

@@ -157,6 +157,8 @@ def list_columns(X):
 
 def _simplify(value):
     """Return a cell as a Python object: None if missing, an integral float as an int."""
+    if type(value) in (str, int, bool):  # most are
+        return value
     if isinstance(value, str):
         return str(value)
     if value is None or type(value).__name__ in ("NAType", "NaTType"):

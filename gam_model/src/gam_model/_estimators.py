@@ -80,6 +80,14 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         zeros, codes or round numbers, may deviate from its curve, each by an effect of its own.
         One smoothing parameter for all of a column shrinks them; a column gets them where its
         own values ask for them. None leaves the curve alone.
+    interactions : None, int, "auto" or list of pairs, default=None
+        What two features do together: nothing; the pairs of a list, by name or position; so many
+        pairs found from the data; or "auto", those that the data ask for, ten at most,
+        each of which matters beside the others. A pair is
+        a product of few functions of each feature without what either does alone, smoothed on its
+        own by `criterion`. Beyond the training range it stays as at the end of the range; where
+        a cell is missing or a level unseen, features act alone. Of more than 12 levels, the
+        rarest are one. A number for alpha is that of pairs, too.
     verbose : int, default=0
         If not 0, a fit of more than five seconds prints every five seconds how far it is.
 
@@ -101,6 +109,8 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
     statistics_ : Statistics
         Figures of merit, a named tuple: n_rows, edf (the intercept's included), residual_df,
         scale, deviance, null_deviance, explained (of 1), log_likelihood, aic, gcv.
+    interactions_ : list of tuple of int
+        Positions of the features of each pair in the model.
     n_features_in_ : int
         Number of features seen by `fit`.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -162,6 +172,7 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         weighting="auto",
         warp="auto",
         atoms="auto",
+        interactions=None,
         verbose=0,
     ):
         self.df = df
@@ -176,6 +187,7 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         self.weighting = weighting
         self.warp = warp
         self.atoms = atoms
+        self.interactions = interactions
         self.verbose = verbose
 
     def fit(self, X, y, sample_weight=None, offset=None):
@@ -304,6 +316,8 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         Whether a column whose values are spread very unevenly gets a scale of its own.
     atoms : {"auto", None}, default="auto"
         Whether values that many rows share may deviate from the curve, as in `GAMRegressor`.
+    interactions : None, int, "auto" or list of pairs, default=None
+        What two features do together, as in `GAMRegressor`.
     verbose : int, default=0
         Whether a long fit prints how far it is.
 
@@ -325,6 +339,8 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         Mean size of each feature's contributions over the training rows, on the scale of the link.
     statistics_ : Statistics
         Figures of merit.
+    interactions_ : list of tuple of int
+        Positions of the features of each pair in the model.
     n_features_in_ : int
         Number of features seen by `fit`.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -363,6 +379,7 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         weighting="auto",
         warp="auto",
         atoms="auto",
+        interactions=None,
         verbose=0,
     ):
         self.df = df
@@ -375,6 +392,7 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         self.weighting = weighting
         self.warp = warp
         self.atoms = atoms
+        self.interactions = interactions
         self.verbose = verbose
 
     def __sklearn_tags__(self):

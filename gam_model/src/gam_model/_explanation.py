@@ -29,8 +29,8 @@ class ExplanationMixin:
         Returns
         -------
         ndarray of shape (n_samples, n_features), float64
-            f_j(x_ij), on the scale of the link, of mean 0 over the training rows; `intercept_`
-            plus the sum of a row is its eta.
+            f_j(x_ij), and half of what the feature does in each pair, on the scale of the link, of
+            mean 0 over the training rows; `intercept_` plus the sum of a row is its eta.
 
         Raises
         ------
@@ -39,6 +39,39 @@ class ExplanationMixin:
         """
         X = self._validate(X)
         return self.terms_.contributions(X)
+
+    def interaction_contributions(self, X):
+        """
+        Evaluate what features contribute in pairs, beyond what each does alone.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_pairs), float64
+            f_jk(x_ij, x_ik) of each pair of `interactions_`, on the scale of the link, of mean 0
+            over the training rows. Its average over the training values of either feature, all
+            combined with all, does not depend on the other: no effect of one feature hides in it.
+            `contributions` has half of it in either feature; without these halves, a feature's
+            own curve is left.
+
+        Raises
+        ------
+        ValueError
+            If `X` is not what `fit` saw, or leaves the training range and extrapolate="error".
+
+        References
+        ----------
+        Hooker (2007), "Generalized functional ANOVA diagnostics for high-dimensional functions of
+        dependent variables", Journal of Computational and Graphical Statistics 16(3).
+        """
+        X = self._validate(X)
+        if self.extrapolate == "error":
+            self.terms_.eta(X)  # which refuses what pairs alone would not
+        return self.terms_.interaction_contributions(X)
 
     def explain(self, X, coverage=0.95, offset=None):
         """
@@ -78,9 +111,8 @@ class ExplanationMixin:
             values[j] = columns[j].cells()[0]
         for j, unit in self._features.units.items():
             values[j] = _from_days(values[j], unit)
-        for k, term in enumerate(self.terms_.terms):
-            variance = self._posterior.term_variance(k, read[:, term.feature])
-            errors[term.feature] = variance[0] ** 0.5
+        for term in self.terms_.terms:
+            errors[term.feature] = self._posterior.feature_variance(term.feature, read)[0] ** 0.5
         order = np.argsort(-abs(contributions), kind="stable")
         rows = [
             ("intercept", None, self.intercept_, self._posterior.intercept_variance() ** 0.5),
@@ -209,7 +241,9 @@ class ExplanationMixin:
             By feature: edf, effective degrees of freedom (1 is a straight line); ref_df,
             statistic (F, or chi-square where the scale is known) and p_value of the hypothesis
             that the term is zero; alpha; importance, the mean size of the contribution. A feature
-            without a term has NaN.
+            without a term has NaN. Below the features, the same of each pair, "a & b", with the
+            first of its smoothing parameters; the importance of a feature includes its halves of
+            pairs.
 
         Notes
         -----
@@ -229,9 +263,9 @@ class ExplanationMixin:
 
         check_is_fitted(self)
         tests = np.full((self.n_features_in_, 3), np.nan)
-        for term, test in zip(self.terms_.terms, self._tests, strict=True):
+        for term, test in zip(self.terms_.terms, self._tests, strict=False):
             tests[term.feature] = test
-        return pd.DataFrame(
+        frame = pd.DataFrame(
             {
                 "edf": self.edf_,
                 "ref_df": tests[:, 0],
@@ -242,6 +276,10 @@ class ExplanationMixin:
             },
             index=pd.Index(self._names(), name="term"),
         )
+        for pair, (*figures, weights, size) in zip(self.terms_.pairs, self._pairs, strict=True):
+            alpha = weights[0] / 2 if len(weights) else np.nan
+            frame.loc[pair.name] = [*figures, alpha, size]
+        return frame
 
     def summary(self):
         """

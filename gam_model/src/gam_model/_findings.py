@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from gam_model._functions import LevelBasis
+from gam_model._pairs import name_pair
 
 _NAMED = 3  # columns or levels listed in a warning
 _EXPECTED = 10  # expected rows of an outcome at a level that has none
@@ -44,7 +45,7 @@ def warn_of_fit(fit, totals, family, names, levels, stacklevel):
         largest = largest[share[largest] >= 0.5 * share.max()]
         coefs = fit.basis.lines_held[largest]
         columns = [
-            names[term.feature]
+            name_pair(names[j] for j in np.atleast_1d(term.feature))
             for coef in coefs
             for term, block in zip(fit.basis.terms, fit.basis.blocks, strict=True)
             if block.start <= coef < block.stop

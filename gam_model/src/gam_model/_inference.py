@@ -102,19 +102,48 @@ class Posterior:
         """
         own, dense, alone = self.basis.blocks[k], self.covariance.dense, 0.0
         if k == self.basis.last:
-            mean, off = self._mean_level()
-            design, alone = self._at_levels(x)
-            # Centring subtracts the mean over all levels.
-            known = self._codes(x)
-            twice = 2 * self.covariance.own * self.means[own]
-            alone = np.where(known >= 0, alone + off - twice[known], 0.0)
-            design = design - mean
+            design, alone = self._centre_levels(x)
         else:
             design, dense = self._design(k, x), dense[own, own]
             if not atoms:
                 design[:, np.isin(np.arange(own.start, own.stop), self.basis.marked)] = 0.0
             design -= self.means[own]
         return np.maximum(np.einsum("ij,ij->i", design @ dense, design) + alone, 0.0)
+
+    def feature_variance(self, j, X):
+        """
+        Return the variance of a feature's contribution: its own term, and half of its pairs.
+
+        Parameters
+        ----------
+        j : int
+            Column of X; it has a term of its own.
+        X : ndarray of shape (n_samples, n_features)
+            Numbers, as the frozen model reads them.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            On the scale of the link, squared.
+        """
+        terms, blocks = self.basis.terms, self.basis.blocks
+        own = next(k for k, term in enumerate(terms) if term.feature == j)
+        pairs = [
+            k for k, term in enumerate(terms) if k != own and j in np.atleast_1d(term.feature)
+        ]
+        if not pairs:
+            return self.term_variance(own, X[:, j])
+        design, alone = np.zeros((len(X), self.basis.n_dense)), 0.0
+        for k in pairs:
+            centred = self._design(k, X[:, terms[k].feature]) - self.means[blocks[k]]
+            design[:, blocks[k]] = centred / 2
+        if own == self.basis.last:
+            shift, alone = self._centre_levels(X[:, j])
+            design += shift
+        else:
+            design[:, blocks[own]] = self._design(own, X[:, j]) - self.means[blocks[own]]
+        spread = np.einsum("ij,ij->i", design @ self.covariance.dense, design)
+        return np.maximum(spread + alone, 0.0)
 
     def intercept_variance(self):
         """Return the variance of the mean eta over the training rows."""
@@ -139,6 +168,14 @@ class Posterior:
         codes, (mean, off) = self._codes(x), self._mean_level()
         shift = np.where(codes[:, None] >= 0, self.covariance.shift[codes], mean)
         return shift, np.where(codes >= 0, self.covariance.own[codes], off)
+
+    def _centre_levels(self, x):
+        """Return what `_at_levels` does, less the mean over all levels, its sign turned."""
+        shift, alone = self._at_levels(x)
+        mean, off = self._mean_level()
+        known = self._codes(x)
+        twice = 2 * self.covariance.own * self.means[self.basis.n_dense :]
+        return mean - shift, np.where(known >= 0, alone + off - twice[known], 0.0)
 
     def _mean_level(self):
         means = self.means[self.basis.n_dense :]
@@ -320,6 +357,48 @@ def check_levels(fit, k, scale, residual_df):
         gram, inverse = gram.dense - gram.cross.T @ shift, inverse.dense
         penalty, random, coef = penalty[:n], random[:n], coef[:n]
     return check_effects(gram, inverse, penalty, random, block, coef, scale, residual_df)
+
+
+def check_fit(fit, penalty, scale, residual_df):
+    """
+    Test each term of a fit.
+
+    Parameters
+    ----------
+    fit : Fit
+        The fit, at its end.
+    penalty : ndarray of shape (n_coef,)
+        The penalty's diagonal, as far as it counts as one.
+    scale : float
+        The scale, or its estimate.
+    residual_df : float or None
+        Degrees of freedom left for the scale; None if it is known.
+
+    Returns
+    -------
+    list of TermTest
+        One for each term of the basis.
+    """
+    basis, (coef, inverse, determined, _) = fit.basis, fit.solution
+    coef, rotation = basis.rotate(coef), basis.rotation
+    ref_df = 2 * (determined - penalty * inverse.diagonal()) - (
+        determined - 2 * penalty * inverse.diagonal() + penalty * inverse.sandwich(penalty)
+    )
+    covariance = rotation @ (scale * inverse.dense) @ rotation.T
+    gram = rotation @ fit.normal.gram.dense @ rotation.T
+    gram = gram - np.outer(gram[0], gram[0]) / gram[0, 0]
+    return [
+        check_levels(fit, k, scale, residual_df)
+        if term.is_random
+        else check_term(
+            coef[block],
+            covariance[block, block],
+            gram[block, block],
+            float(ref_df[block].sum()),
+            residual_df,
+        )
+        for k, (term, block) in enumerate(zip(basis.terms, basis.blocks, strict=True))
+    ]
 
 
 def _match(one, two, three):

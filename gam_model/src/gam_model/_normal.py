@@ -133,6 +133,41 @@ class Normal(NamedTuple):
     n_rows: float
 
 
+def expand(family, link, eta, y, weight):
+    """
+    Work out the quadratic that P-IRLS puts in the place of the deviance.
+
+    Parameters
+    ----------
+    family : Family
+        Distribution of the response.
+    link : Link
+        Its link.
+    eta, y, weight : ndarray of shape (n,)
+        Where to expand, with the offset; response; prior weights.
+
+    Returns
+    -------
+    working : ndarray of shape (n,)
+        Working weights.
+    residual : ndarray of shape (n,)
+        Working residuals, z + offset - eta.
+    deviance : float
+        Sum over these rows.
+    """
+    mu = np.clip(link.inverse(eta), *family.bounds)
+    slope, variance = link.derivative(mu), family.variance(mu)
+    residual = slope * (y - mu)
+    working = weight / variance / slope**2
+    deviance = float(weight @ family.unit_deviance(y, mu))
+    if np.isfinite(family.bounds).all():
+        # Of a row far on the wrong side it grows on, as its slope says.
+        beyond = eta - np.clip(eta, *link.link(np.array(family.bounds)))
+        if beyond.any():
+            deviance -= 2 * float((working * residual) @ beyond)
+    return working, residual, deviance
+
+
 class Solution(NamedTuple):
     """
     Minimiser of square - 2 b'moment + b'(gram + diag(penalty)) b.

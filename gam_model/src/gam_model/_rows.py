@@ -203,6 +203,8 @@ class Rows:
         Number of rows, where they lie in memory.
     """
 
+    exact = True  # one step solves linear equations
+
     def __init__(self, basis, blocks, n_rows, weight, unit=1.0, centre=0.0, n_lines=np.inf):
         self.basis, self.n_rows, self.weight = basis, n_rows, weight
         self._blocks, self._unit, self._centre, self._chunks = blocks, unit, centre, None

@@ -103,7 +103,7 @@ class Smoothing(NamedTuple):
             low, high = (np.where(held, end, 2 * self.alpha[basis.owners]) for end in (low, high))
         return np.stack([low, high])
 
-    def choose(self, normal, basis, bounds, weights):
+    def choose(self, normal, basis, bounds, weights, precision=None):
         """
         Choose the weights for one working model.
 
@@ -117,6 +117,10 @@ class Smoothing(NamedTuple):
             Least and greatest weights.
         weights : ndarray of shape (n_penalties,) or None
             Where to start.
+        precision : float, optional
+            Derivative by log lambda_j, about an effective degree of freedom, that ends the search
+            by restricted likelihood; by default, where `weights` are given, a few steps suffice,
+            as the working model changes in the next iteration.
 
         Returns
         -------
@@ -130,9 +134,11 @@ class Smoothing(NamedTuple):
             bounds = np.stack([low.clip(*bounds), bounds[1]])
         if self.criterion == "gcv" and (basis.owners >= 0).all():
             return choose_by_gcv(normal, basis, bounds, weights)
-        # A few steps suffice, as the working model changes in the next iteration.
-        precision = {} if weights is None else {"tol": 1e-5, "max_iter": _STEPS}
-        return choose_by_reml(normal, basis, self.scale, bounds, weights, **precision)
+        if precision is not None:
+            how = {"tol": precision}
+        else:
+            how = {} if weights is None else {"tol": 1e-5, "max_iter": _STEPS}
+        return choose_by_reml(normal, basis, self.scale, bounds, weights, **how)
 
 
 def find_shortage(n_rows, n_coef):
@@ -282,19 +288,18 @@ def choose_by_reml(normal, basis, scale, bounds, weights=None, tol=1e-8, max_ite
         step = np.where(level, high - at, 0.0)
         if bent.any():
             step[bent] = _step(here.gradient[bent], here.hessian[np.ix_(bent, bent)])
-        noise = 1e-13 * abs(here.value)
+        # The value is less precise than its derivatives: near the optimum only these are reliable.
+        noise, steep = 1e-13 * abs(here.value), abs(here.gradient[free]).max()
         for _ in range(20):
             there = np.clip(at + step, low, high)
             found = measure_reml(normal, basis, scale, np.exp(there))
-            if found.value <= here.value + noise:
+            flatter = abs(found.gradient[free]).max() <= 0.5 * steep
+            if found.value <= here.value + (1e3 * noise if flatter else noise):
                 break
             step /= 4
         else:
             break
-        # The value is less precise than its derivatives: near the optimum only these are reliable.
-        if found.value > here.value - noise and (
-            abs(found.gradient[free]).max() > 0.5 * abs(here.gradient[free]).max()
-        ):
+        if found.value > here.value - noise and not flatter:
             break
         at, here = there, found
     return np.exp(at)

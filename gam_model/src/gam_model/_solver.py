@@ -14,7 +14,7 @@ from scipy.linalg import eigh
 from scipy.sparse import csr_array
 
 from gam_model._basis import Basis
-from gam_model._normal import Arrowhead, Normal, Solution, residual_square, solve
+from gam_model._normal import Arrowhead, Normal, Solution, expand, residual_square, solve
 from gam_model._progress import report
 from gam_model._rows import CHUNK
 from gam_model._smoothing import estimate_scale, start_weights
@@ -23,6 +23,9 @@ _ENOUGH = 1e-4  # squared standard errors that the fit still moves when smoothin
 _FALL_BACK_SOON = 4
 _STALLED = 3  # consecutive steps without a decrease, after which the iteration stops
 _HALVINGS = 40
+# Of binned rows: the error that is left at the end, and what a step may be of the one before.
+_REFINED, _SLOW = 1e-9, 0.3
+_ROUGH, _FINE = 1e-2, 1e-8  # how far their smoothing is searched at first, and then
 _NOISE = 1e-3  # of the restricted likelihood: a share that doesn't count as worse
 _EQUAL = 3e-3  # of twice its logarithm: a change with which smoothing has settled
 _DAMPED_AFTER = 10  # steps after which updates of the smoothing parameters are damped
@@ -40,7 +43,7 @@ def accumulate(rows, family, link, coef):
 
     Parameters
     ----------
-    rows : Rows
+    rows : Rows or BinnedRows
         Passed over once.
     family : Family
         Distribution of the response.
@@ -58,6 +61,8 @@ def accumulate(rows, family, link, coef):
     ----------
     Wood (2017), "Generalized Additive Models", 2nd edition, section 6.1.1.
     """
+    if not rows.exact:
+        return rows.accumulate(family, link, coef)
     basis = rows.basis
     coef, dense = basis.rotate(coef), basis.n_dense
     # Sums are by wide functions, then marked ones, then the levels of the term that stands last.
@@ -71,23 +76,16 @@ def accumulate(rows, family, link, coef):
     moments, means = np.zeros(len(coef)), np.zeros(len(coef))
     cross, own = np.zeros((n_levels, dense)), np.zeros(n_levels)
     square, deviance, design = 0.0, 0.0, np.empty((CHUNK, n_wide + 1))
-    ends = link.link(np.array(family.bounds)) if np.isfinite(family.bounds).all() else None
     for columns, values, marks, levels, y, weight, offset in rows:
         eta = offset + full[0] + np.einsum("ij,ij->i", full[columns], values)
         if n_marked:
             eta += marked[marks].sum(axis=1)
         if levels is not None:
             eta += effects[levels]
-        mu = np.clip(link.inverse(eta), *family.bounds)
-        slope = link.derivative(mu)
-        root = np.sqrt(weight / family.variance(mu)) / abs(slope)
-        z = root * (eta - offset + slope * (y - mu))
-        deviance += float(weight @ family.unit_deviance(y, mu))
-        if ends is not None:  # of a row far on the wrong side it grows on, as its slope says
-            beyond = eta - np.clip(eta, *ends)
-            if beyond.any():
-                pull = weight * (y - mu) / (family.variance(mu) * slope)
-                deviance -= 2 * float(pull @ beyond)
+        working, residual, lost = expand(family, link, eta, y, weight)
+        deviance += lost
+        root = np.sqrt(working)
+        z = root * (eta - offset + residual)
         B = design[: len(y)]
         B.fill(0.0)
         B[:, 0] = root
@@ -296,10 +294,43 @@ def fit_linear(rows, family, link, smoothing, start, hold=0.0):
     normal = accumulate(rows, family, link, start.constant)
     reference = Reference.read(normal, rows.basis)
     basis = rows.basis.hold_lines(reference.variances) if hold else rows.basis
-    weights = smoothing.choose(normal, basis, smoothing.bound(reference, basis, hold), None)
+    bounds = smoothing.bound(reference, basis, hold)
+    weights = smoothing.choose(normal, basis, bounds, None, None if rows.exact else _ROUGH)
     solution = solve(normal, basis.penalize(weights))
+    if not rows.exact:
+        found = weights, solution.coef
+        normal, weights, solution = _refine(rows, family, link, smoothing, basis, bounds, *found)
     normal = normal._replace(deviance=residual_square(normal, solution.coef))
     return Fit(normal, basis, weights, solution, reference)
+
+
+def _refine(rows, family, link, smoothing, basis, bounds, weights, coef):
+    """
+    Bring weights and coefficients that bins have found to those of the rows.
+
+    Returns the equations, the weights and the solution.
+    """
+    before = None
+    while True:
+        normal = accumulate(rows, family, link, coef)
+        if before is None or rows.exact:
+            weights = smoothing.choose(normal, basis, bounds, weights, _FINE)
+        penalty = basis.penalize(weights)
+        moved = _find_step(normal, penalty, coef)
+        coef = coef + moved
+        size = _measure(normal, penalty, moved, coef)
+        left = size * min(size / before, 1.0) if before else size
+        if rows.exact or not left > _REFINED:
+            return normal, weights, solve(normal, penalty)._replace(coef=coef)
+        if before and size > _SLOW * before:
+            rows = rows.spread_out()
+        before = size
+
+
+def _measure(normal, penalty, moved, coef):
+    """Return the size of a step, relative to the coefficients."""
+    size = normal.gram.diagonal() + penalty
+    return float(np.sqrt(size @ moved**2 / max(size @ coef**2, np.finfo(float).tiny)))
 
 
 def iterate(rows, family, link, smoothing, start, hold=0.0, tol=1e-10, max_iter=100):
@@ -360,7 +391,7 @@ def iterate(rows, family, link, smoothing, start, hold=0.0, tol=1e-10, max_iter=
     basis = rows.basis.hold_lines(reference.variances) if hold else rows.basis
     bounds = smoothing.bound(reference, basis, hold)
     follow, previous = (0.0 if smoothing.given and not hold else 1.0), np.inf
-    best, stalled = None, 0
+    best, stalled, last = None, 0, np.inf
     # With fewer rows than coefficients, later steps only follow rounding errors.
     fall_back_at = _FALL_BACK_AT if normal.n_rows > len(coef) else _FALL_BACK_SOON
     if not follow:
@@ -406,13 +437,17 @@ def iterate(rows, family, link, smoothing, start, hold=0.0, tol=1e-10, max_iter=
                 moved = _find_step(normal, penalty, coef)
         else:
             trial, found, after = coef, normal, before
-        moved = trial - coef
-        size = normal.gram.diagonal() + penalty
+        size = _measure(normal, penalty, trial - coef, trial)
         # The sums may be less precise than tol requires.
-        stalled = stalled + 1 if before - after <= 1e-14 * abs(before) else 0
-        done = size @ moved**2 <= tol**2 * (size @ trial**2) or stalled > _STALLED
-        done = done and not follow
+        at_rest = before - after <= 1e-14 * abs(before) and size > 0.5 * last
+        stalled = stalled + 1 if at_rest else 0
+        done = not follow and (size <= tol or stalled > _STALLED)
         coef, normal = trial, found
+        if not (follow or done or rows.exact) and size > _SLOW * last:
+            rows = rows.spread_out()
+            reference = Reference.read(accumulate(rows, family, link, start.constant), rows.basis)
+            normal = accumulate(rows, family, link, coef)
+        last = size
         if done:
             break
         solution = solve(normal, penalty)

@@ -88,17 +88,17 @@ def find_values(x, most):
 
 
 def _quantiles(x, at, weight):
-    if weight is None:
-        return np.percentile(x, 100 * at)
-    # The quantiles of x with each value repeated as often as its weight.
-    order = np.argsort(x)
-    upto = np.cumsum(weight[order])
-    place = at * (upto[-1] - 1)
-    low, high = (
-        x[order[np.searchsorted(upto, np.floor(place) + k, side="right").clip(max=x.size - 1)]]
-        for k in (0, 1)
-    )
-    return low + (high - low) * (place % 1)
+    """Return the quantiles of x with each value repeated as often as its weight."""
+    if weight is None or (weight == 1).all():
+        values, last = np.sort(x), x.size - 1
+        places = [np.floor(at * last).astype(int) + k for k in (0, 1)]
+    else:
+        order = np.argsort(x)
+        values, upto = x[order], np.cumsum(weight[order])
+        last = upto[-1] - 1
+        places = [np.searchsorted(upto, np.floor(at * last) + k, side="right") for k in (0, 1)]
+    low, high = (values[place.clip(max=x.size - 1)] for place in places)
+    return low + (high - low) * (at * last % 1)
 
 
 def _count(x, weight, ends):

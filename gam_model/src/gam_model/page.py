@@ -12,7 +12,8 @@ import numpy as np
 from gam_model import __version__
 from gam_model._families import LINKS
 from gam_model._functions import SplineBasis
-from gam_model._terms import AdditiveModel, LevelTerm
+from gam_model._model import AdditiveModel
+from gam_model._terms import LevelTerm
 
 __all__ = ["write_page"]
 

@@ -27,9 +27,11 @@ from gam_model._drawing import (
 )
 from gam_model._explanation import ExplanationMixin
 from gam_model._families import FAMILIES
+from gam_model._inference import normal_quantile
+from gam_model._surfaces import draw_pairs
 from gam_model.dates import to_days, write_iso
 
-__all__ = ["plot_contributions", "plot_diagnostics", "plot_terms"]
+__all__ = ["plot_contributions", "plot_diagnostics", "plot_interactions", "plot_terms"]
 
 
 def plot_terms(estimator, X=None, features=None, *, coverage=0.95, n_columns=3, share_y=True):
@@ -119,6 +121,57 @@ def plot_terms(estimator, X=None, features=None, *, coverage=0.95, n_columns=3, 
             if column == 0:
                 axes.set_ylabel(f"contribution to\n{scale}", fontsize=8, parse_math=False)
     return figure
+
+
+def plot_interactions(estimator, X=None, *, coverage=0.95, n_columns=3):
+    """
+    Draw what features contribute in pairs, beyond what each does alone.
+
+    Parameters
+    ----------
+    estimator : GAMRegressor or GAMClassifier
+        A fitted estimator with pairs.
+    X : array-like of shape (n_samples, n_features), optional
+        Rows whose convex hull is drawn into the heat maps; what lies beyond it is pale, as no row
+        tells of it.
+    coverage : float, default=0.95
+        Probability of the bands of curves.
+    n_columns : int, default=3
+        Number of panels side by side at most.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One panel for each pair, the most important first, all on one scale: of two numeric
+        features a heat map with contours, of a numeric and a categorical one a curve for each
+        level, with bands if there are four at most, of two categorical ones a table of colours.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    TypeError
+        If `estimator` is not an estimator of this package.
+    ValueError
+        If it is not fitted or has no pairs, or `X` is not what `fit` saw.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gam_model import GAMRegressor
+    >>> from gam_model.plots import plot_interactions
+    >>> X = np.random.default_rng(0).uniform(size=(200, 2))
+    >>> gam = GAMRegressor(interactions=[(0, 1)]).fit(X, X[:, 0] * X[:, 1])
+    >>> figure = plot_interactions(gam)
+    >>> figure.axes[0].get_title(loc="left")
+    'x0 & x1'
+    """
+    _check(estimator, n_columns=n_columns)
+    normal_quantile(coverage)
+    if not estimator.terms_.pairs:
+        raise ValueError("the model has no pairs; fit it with interactions=, or use plot_terms")
+    rows = None if X is None else estimator._validate(X)
+    return draw_pairs(estimator, rows, coverage, n_columns)
 
 
 def plot_contributions(estimator, X, *, coverage=None, max_features=10, offset=None):

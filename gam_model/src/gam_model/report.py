@@ -35,6 +35,7 @@ from gam_model._drawing import (
 )
 from gam_model._families import FAMILIES
 from gam_model._inference import normal_quantile
+from gam_model._surfaces import draw_pairs
 from gam_model._terms import LevelTerm
 from gam_model.plots import plot_diagnostics
 
@@ -258,10 +259,12 @@ def _summarize(estimator):
     ranked = sorted(terms, key=lambda term: -estimator.feature_importances_[term.feature])
     named = ", ".join(term.name for term in ranked[:3])
     most = f" What matters most, on average: {named}." if named else ""
+    number_of_pairs = len(estimator.terms_.pairs)
+    pairs = f" and what {number_of_pairs} pairs of them do together" if number_of_pairs else ""
     return (
         f"The model learnt from {number(float(statistics.n_rows))} rows, and explains "
         f"{100 * statistics.explained:.0f} % of what varies among them (deviance). Each answer is "
-        f"an average plus one effect for each of {len(terms)} features.{most}"
+        f"an average plus one effect for each of {len(terms)} features{pairs}.{most}"
     )
 
 
@@ -348,7 +351,20 @@ def _draw_curves(estimator, rows):
         f"a point beside a curve a value that many rows share and that deviates from it; {below}. "
         "A curve that would flatten the others has its own scale."
     )
-    return f'{_say(text)}<div class="curves">{"".join(figures)}</div>'
+    return (
+        f'{_say(text)}<div class="curves">{"".join(figures)}</div>{_draw_pairs(estimator, rows)}'
+    )
+
+
+def _draw_pairs(estimator, rows):
+    if not estimator.terms_.pairs:
+        return ""
+    figure = draw_pairs(estimator, rows, 0.95, 2)
+    text = (
+        "What features contribute in pairs, beyond what each does alone, on the same scale; half "
+        "of it counts for either feature."
+    )
+    return f"{_say(text)}<figure>{_to_svg(figure, 'effects of pairs of features')}</figure>"
 
 
 def _describe_data(estimator, rows):

@@ -244,6 +244,51 @@ golden_atoms <- function(name, n = 600, k = 15) {
   print(c(fit$sp, content$edf))
 }
 
+# A pair: two curves and mgcv's ti of quadratic B-splines, at given and at chosen smoothing.
+golden_pair <- function(name, n = 400, k = 15, alpha = 0.05) {
+  seed(114)
+  a <- runif(n)
+  b <- 0.4 * a + 0.6 * runif(n)
+  y <- sin(5 * a) + b^2 + 4 * (a - 0.5) * cos(4 * b) + rnorm(n, sd = 0.3)
+  data <- as.data.frame(lapply(list(y = y, a = a, b = b), round10))
+  data$a2 <- data$a
+  data$b2 <- data$b
+  quadratic <- function(x) {
+    c(rep(min(x), 3), quantile(x, (1:3) / 4, type = 7, names = FALSE), rep(max(x), 3))
+  }
+  knots <- list(
+    a = cubic_knots(data$a, k), b = cubic_knots(data$b, k),
+    a2 = quadratic(data$a), b2 = quadratic(data$b)
+  )
+  # mgcv divides the penalty of each margin by its largest eigenvalue.
+  largest <- function(smooth) {
+    S <- smoothCon(smooth, data, knots, absorb.cons = TRUE, scale.penalty = FALSE)[[1]]$S[[1]]
+    max(eigen(S, symmetric = TRUE, only.values = TRUE)$values)
+  }
+  unit <- c(
+    largest(s(a2, bs = "bs", k = 6, m = c(2, 2))), largest(s(b2, bs = "bs", k = 6, m = c(2, 2)))
+  )
+  fit <- function(sp) {
+    gam(
+      y ~ s(a, bs = "bs", k = k, m = c(3, 2)) + s(b, bs = "bs", k = k, m = c(3, 2)) +
+        ti(a2, b2, bs = "bs", k = 6, m = list(c(2, 2), c(2, 2)), np = FALSE),
+      data = data, knots = knots, method = "REML", sp = sp,
+      control = gam.control(scalePenalty = FALSE, epsilon = 1e-12, newton = list(conv.tol = 1e-9))
+    )
+  }
+  given <- fit(2 * alpha * c(1, 1, unit))
+  chosen <- fit(NULL)
+  content <- list(
+    name = name, mgcv = as.character(packageVersion("mgcv")), k = k, alpha = alpha,
+    given = I(unname(given$linear.predictors)), given_edf = sum(given$edf),
+    chosen = I(unname(chosen$linear.predictors)), chosen_edf = sum(chosen$edf),
+    sp = I(unname(chosen$sp) / c(1, 1, unit)), a = I(data$a), b = I(data$b), y = I(data$y)
+  )
+  writeLines(json(content), file.path(here, paste0(name, ".json")))
+  print(c(content$sp, content$chosen_edf))
+}
+
+golden_pair("pair")
 golden_atoms("atoms")
 golden_effects("levels_gaussian", levels_gaussian())
 golden_effects("levels_crossed", levels_crossed(), poisson())

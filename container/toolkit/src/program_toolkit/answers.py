@@ -27,11 +27,14 @@ class Explanation:
         SHAP values of each feature.
     scale : {"response", "link"}
         The scale on which the sum holds.
+    interactions : dict of str to ndarray of float64, shape (n,)
+        What two features do together, by "a & b"; half of it is in the SHAP value of either.
     """
 
     base: float
     values: dict[str, np.ndarray]
     scale: str = "response"
+    interactions: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,8 @@ def _to_json(answer: Answer, explanation: Explanation | Mapping | None) -> bytes
     if isinstance(explanation, Explanation):
         content["shap_base"] = explanation.base
         content["shap_values"] = explanation.values
+        if explanation.interactions:
+            content["interaction_values"] = explanation.interactions
         content["scale"] = explanation.scale
     if answer.warnings and (warnings := answer.warnings()):
         content["warnings"] = list(warnings)
@@ -194,9 +199,10 @@ def _to_jsonlines(answer: Answer, explanation: Explanation | Mapping | None) -> 
     columns = _collect(answer, explanation)
     if isinstance(explanation, Explanation):
         n = len(answer.prediction)
-        rows = zip(*map(_to_list, explanation.values.values()), strict=True)
         columns["shap_base"] = [explanation.base] * n
-        columns["shap_values"] = [dict(zip(explanation.values, row, strict=True)) for row in rows]
+        columns["shap_values"] = _by_row(explanation.values)
+        if explanation.interactions:
+            columns["interaction_values"] = _by_row(explanation.interactions)
         columns["scale"] = [explanation.scale] * n
     warnings = answer.warnings() if answer.warnings else {}
     if warnings:
@@ -209,6 +215,11 @@ def _to_jsonlines(answer: Answer, explanation: Explanation | Mapping | None) -> 
     if warnings:
         lines = ({k: v for k, v in row.items() if k != "warnings" or v} for row in lines)
     return b"".join(_dump(line) + b"\n" for line in lines)
+
+
+def _by_row(columns: Mapping[str, np.ndarray]) -> list[dict[str, float]]:
+    rows = zip(*map(_to_list, columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def _collect(answer: Answer, explanation: Explanation | Mapping | None) -> dict[str, Any]:
