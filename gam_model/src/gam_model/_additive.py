@@ -40,6 +40,7 @@ _FEW = 10_000  # rows used to find starting values for P-IRLS in larger data
 # With alpha="auto", each column gets fewer splines if the total exceeds both of these limits (per
 # row, and absolute): the data cannot identify more, and time grows with the cube of the total.
 _FUNCTIONS, _ANYWAY = 2, 600
+_LEARNING_STEPS, _SETTLED = 30, 2e-4  # of the family's parameters; a relative change of no account
 _RANKED = 100_000  # rows over which the importances are averaged
 
 
@@ -204,7 +205,8 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             blocks = [self._read(chunks[0], reset=True)]
             if not len(blocks[0].y):
                 raise ValueError("every sample_weight is zero, so there are no rows to fit")
-        totals = scan(blocks, family, SAMPLE if streamed else None, self.weighting)
+        limit = SAMPLE if streamed else None
+        totals = scan(blocks, family, limit, self.weighting)
         check_mean(family, link, totals.mean)
         automatic = isinstance(self.alpha, str)
         warped, with_atoms = (automatic and how is not None for how in (self.warp, self.atoms))
@@ -220,7 +222,6 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
         alpha = self._check_alpha(self.n_features_in_)
         if alpha is not None:
             alpha = np.array([alpha[term.feature] for term in basis.terms])
-        smoothing = Smoothing(family.scale, self.criterion, alpha)
         self._has_offset = offset = bool(totals.sample.offset.any())
         if self.solver == "statsmodels":
             plain = all(isinstance(term, SplineBasis) and not term.missing for term in basis.terms)
@@ -232,18 +233,39 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
                     "one of them with three distinct values, the gaussian family with identity "
                     'link, a numeric alpha and no offset; use solver="stream"'
                 )
-            fit = fit_glmgam(basis, blocks[0], totals, smoothing)
-        else:
-            # The matrices are so small that several threads would cost more than they save.
-            with _find_blas().limit(limits=1, user_api="blas"):
-                mean = link.link(np.float64(totals.mean))
-                if offset:
-                    mean, null = _fit_constant(blocks, totals, family, link)
-                    totals = totals._replace(null_deviance=null)
-                fit = self._stream(
-                    basis, blocks, totals, family, link, smoothing, mean, not streamed
+            fit = fit_glmgam(
+                basis, blocks[0], totals, Smoothing(family.scale, self.criterion, alpha)
+            )
+            return self._finish(fit, totals, family, link)
+        # The matrices are so small that several threads would cost more than they save.
+        with _find_blas().limit(limits=1, user_api="blas"):
+            if family.unknown is None:
+                fit, totals = self._stream(
+                    basis, blocks, totals, family, link, alpha, not streamed
                 )
-        warn_of_fit(fit, totals, family, self._names(), self._features.levels, stacklevel=3)
+                return self._finish(fit, totals, family, link)
+            rows, fit = totals.sample, None
+            mu, edf = np.full(len(rows.y), totals.mean), 1.0
+            for step in range(_LEARNING_STEPS):
+                report(**{"parameters of the family": step + 1})
+                better = family.learn(rows.y, mu, rows.weight * totals.unit, edf)
+                if fit is not None and _is_near(family, better):
+                    break
+                family = better
+                totals = scan(blocks, family, limit, self.weighting)
+                guess = fit if fit is not None and fit.vanished is None else None
+                fit, totals = self._stream(
+                    basis, blocks, totals, family, link, alpha, not streamed, guess
+                )
+                self._freeze(fit, totals, family, link)
+                mu = link.inverse(self.terms_.eta(rows.X, rows.offset))
+                edf = self.statistics_.edf
+            else:
+                fit = fit._replace(settled=False)
+            return self._finish(fit, totals, family, link)
+
+    def _finish(self, fit, totals, family, link):
+        warn_of_fit(fit, totals, family, self._names(), self._features.levels, stacklevel=4)
         return self._freeze(fit, totals, family, link)
 
     def _learn(self, chunks, streamed):
@@ -261,7 +283,12 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
                     break  # a pass over all chunks would add nothing
             again = self._features.settle()
 
-    def _stream(self, basis, blocks, totals, family, link, smoothing, mean, in_memory):
+    def _stream(self, basis, blocks, totals, family, link, alpha, in_memory, guess=None):
+        smoothing = Smoothing(family.scale, self.criterion, alpha)
+        mean = link.link(np.float64(totals.mean))
+        if self._has_offset or family.pull is not None:
+            mean, null = _fit_constant(blocks, totals, family, link)
+            totals = totals._replace(null_deviance=null)
         linear = link is family.one_step
         centre = totals.mean if linear else 0.0  # avoids cancellation in sums of squares
         unit = totals.unit
@@ -284,8 +311,10 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
         if linear:
             fit = fit_linear(rows, family, link, smoothing, start, hold)
             fit.solution.coef[0] += centre
-            return fit
-        if totals.n_lines > 4 * _FEW:
+            return fit, totals
+        if guess is not None:
+            start = start._replace(guess=guess)
+        elif totals.n_lines > 4 * _FEW:
             few = totals.sample.take(slice(None, None, max(1, len(totals.sample.y) // _FEW)))
             weight = float(few.weight.sum()) * unit
             thin = Rows(basis, [few], len(few.y), weight, unit, n_lines=len(few.y))
@@ -293,9 +322,8 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             guess = iterate(thin, family, link, smoothing, start, tol=1e-3)
             if guess.settled and guess.vanished is None:
                 start = start._replace(guess=guess, factor=share)
-        return iterate(
-            rows, family, link, smoothing, start, hold, 1e-10 if smoothing.given else 1e-7
-        )
+        tol = 1e-10 if smoothing.given else 1e-7
+        return iterate(rows, family, link, smoothing, start, hold, tol), totals
 
     def _freeze(self, fit, totals, family, link):
         normal, basis, solution = fit.normal, fit.basis, fit.solution
@@ -348,7 +376,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             totals.null_deviance,
             totals.log_base,
         )
-        residual_df = None if family.scale else max(self.statistics_.residual_df, 1.0)
+        residual_df = max(self.statistics_.residual_df, 1.0) if family.estimates_scale else None
         gram = rotation @ normal.gram.dense @ rotation.T
         self._tests = [
             check_term(
@@ -414,6 +442,11 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
                 f"got alpha={alpha!r}"
             )
         return np.array(values, dtype=float)
+
+
+def _is_near(family, other):
+    """Return whether a family's parameters have settled."""
+    return np.allclose(family.unknown.at, other.unknown.at, rtol=0, atol=_SETTLED)
 
 
 @functools.cache

@@ -45,12 +45,17 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         not at all. "error" tolerates values outside only by float32 rounding.
     family : str, default="gaussian"
         Distribution of the response: "gaussian", "binomial", which is for proportions, "poisson",
-        "gamma" or "inverse_gaussian". "quasibinomial" and "quasipoisson" have the variance of
+        "gamma" or "inverse_gaussian"; "negative_binomial", for counts of variance
+        mu + mu^2 / size; "tweedie", for amounts of which many are 0, of variance scale mu^power,
+        1 < power < 2; "scaled_t", for responses with outliers. Their size, power or degrees of
+        freedom, and the scale, are learned from the rows, or kept where given, as in
+        "tweedie(1.5)". "quasibinomial" and "quasipoisson" have the variance of
         their namesakes times a scale that is estimated, for responses that scatter more; they have
         no likelihood, so that log_likelihood and aic are NaN.
     link : str, optional
         gaussian: "identity" or "log"; binomial: "logit", "probit" or "cloglog"; poisson: "log" or
-        "sqrt"; gamma: "log" or "inverse"; inverse_gaussian: "log". By default the first.
+        "sqrt"; gamma: "log" or "inverse"; inverse_gaussian and tweedie: "log";
+        negative_binomial: "log" or "sqrt"; scaled_t: "identity" or "log". By default the first.
     criterion : {"reml", "gcv"}, default="reml"
         What alpha="auto" optimises: restricted likelihood, or generalised cross-validation.
     categorical_features : "from_dtype", None or array-like, default="from_dtype"
@@ -95,7 +100,7 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
     edf_ : ndarray of shape (n_features,)
         Effective degrees of freedom of each term; 1 is a straight line.
     scale_ : float
-        Residual variance, or the family's dispersion.
+        Residual variance, or the family's dispersion; of scaled_t its squared unit.
     feature_importances_ : ndarray of shape (n_features,)
         Mean size of each feature's contributions over the training rows, on the scale of the link.
     statistics_ : Statistics

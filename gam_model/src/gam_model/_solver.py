@@ -81,12 +81,13 @@ def accumulate(rows, family, link, coef):
         mu = np.clip(link.inverse(eta), *family.bounds)
         slope = link.derivative(mu)
         root = np.sqrt(weight / family.variance(mu)) / abs(slope)
-        z = root * (eta - offset + slope * (y - mu))
+        away = y - mu if family.pull is None else family.pull(y, mu)
+        z = root * (eta - offset + slope * away)
         deviance += float(weight @ family.unit_deviance(y, mu))
         if ends is not None:  # of a row far on the wrong side it grows on, as its slope says
             beyond = eta - np.clip(eta, *ends)
             if beyond.any():
-                pull = weight * (y - mu) / (family.variance(mu) * slope)
+                pull = weight * away / (family.variance(mu) * slope)
                 deviance -= 2 * float(pull @ beyond)
         B = design[: len(y)]
         B.fill(0.0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from gam_model._atoms import bracket, locate
-from gam_model._families import LINKS
+from gam_model._links import LINKS
 from gam_model._splines import fold_spline
 from gam_model._warp import Warp
 from gam_model.dates import write_iso
