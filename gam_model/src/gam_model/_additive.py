@@ -3,7 +3,7 @@
 import functools
 import warnings
 from collections.abc import Iterator
-from numbers import Integral, Real
+from numbers import Integral
 from typing import ClassVar
 
 import numpy as np
@@ -28,11 +28,11 @@ from gam_model._glmgam import fit_glmgam
 from gam_model._inference import Posterior, check_levels, check_term, summarize
 from gam_model._progress import Progress, report
 from gam_model._rows import SAMPLE, WEIGHTINGS, Block, Rows, check_reach, scan
+from gam_model._settings import check_settings, read_settings
 from gam_model._smoothing import Smoothing, estimate_scale, find_shortage
-from gam_model._solver import Start, fit_linear, iterate
+from gam_model._solver import Start, constrain, fit_linear, iterate
 from gam_model._terms import AdditiveModel, LevelTerm
 
-EXTRAPOLATIONS = ("linear", "constant", "error")
 CRITERIA = ("reml", "gcv")
 SOLVERS = ("stream", "statsmodels")
 WARPS = ATOMS = ("auto", None)
@@ -40,7 +40,9 @@ _FEW = 10_000  # rows used to find starting values for P-IRLS in larger data
 # With alpha="auto", each column gets fewer splines if the total exceeds both of these limits (per
 # row, and absolute): the data cannot identify more, and time grows with the cube of the total.
 _FUNCTIONS, _ANYWAY = 2, 600
-_LEARNING_STEPS, _SETTLED = 30, 2e-4  # of the family's parameters; a relative change of no account
+# Of a family's parameters, mostly logarithms: steps, and changes that end them, first and later,
+# where rounding may keep on moving them.
+_LEARNING_STEPS, _SETTLED = 40, (2e-5, 1e-3)
 _RANKED = 100_000  # rows over which the importances are averaged
 
 
@@ -208,26 +210,31 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
         limit = SAMPLE if streamed else None
         totals = scan(blocks, family, limit, self.weighting)
         check_mean(family, link, totals.mean)
-        automatic = isinstance(self.alpha, str)
-        warped, with_atoms = (automatic and how is not None for how in (self.warp, self.atoms))
         levels = self._features.levels
         for j, name in enumerate(self._names()):
             if j not in levels:
                 check_reach(f"column {name!r}", totals.low[j], totals.high[j])
-        df = int(self.df)
-        if isinstance(self.alpha, str):
-            n_coef = max(_FUNCTIONS * totals.n_lines, _ANYWAY)
-            df = min(df, max(self.degree + 1, n_coef // max(1, self.n_features_in_ - len(levels))))
-        basis = build_basis(totals, levels, df, self.degree, warped, with_atoms, family, link)
-        alpha = self._check_alpha(self.n_features_in_)
-        if alpha is not None:
-            alpha = np.array([alpha[term.feature] for term in basis.terms])
+        settings = read_settings(self, self._names(), levels)
+        n_coef = max(_FUNCTIONS * totals.n_lines, _ANYWAY)
+        most = n_coef // max(1, self.n_features_in_ - len(levels))
+        settings = [
+            one._replace(df=min(one.df, max(one.degree + 1, most))) if np.isnan(one.alpha) else one
+            for one in settings
+        ]
+        warped, with_atoms = self.warp is not None, self.atoms is not None
+        basis = build_basis(totals, levels, settings, warped, with_atoms, family, link)
+        alpha = np.array([settings[term.feature].alpha for term in basis.terms])
+        shaped = [name for name, one in zip(self._names(), settings, strict=True) if one.is_bound]
+        turns = link.turning_point is not None
+        if shaped and (self.solver == "statsmodels" or turns):
+            how = f"link={link.name!r}" if turns else 'solver="statsmodels"'
+            raise ValueError(f"{how} cannot keep the shape of {shaped[0]!r}; use another")
         self._has_offset = offset = bool(totals.sample.offset.any())
         if self.solver == "statsmodels":
             plain = all(isinstance(term, SplineBasis) and not term.missing for term in basis.terms)
             plain = plain and link is family.one_step
             curved = any(term.degree > 1 for term in basis.terms) if plain else False
-            if streamed or alpha is None or offset or not curved:
+            if streamed or np.isnan(alpha).any() or offset or not curved:
                 raise ValueError(
                     'solver="statsmodels" needs numeric columns without missing cells, at least '
                     "one of them with three distinct values, the gaussian family with identity "
@@ -249,7 +256,8 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             for step in range(_LEARNING_STEPS):
                 report(**{"parameters of the family": step + 1})
                 better = family.learn(rows.y, mu, rows.weight * totals.unit, edf)
-                if fit is not None and _is_near(family, better):
+                change = abs(np.subtract(family.unknown.at, better.unknown.at)).max()
+                if fit is not None and change < _SETTLED[step > _LEARNING_STEPS // 4]:
                     break
                 family = better
                 totals = scan(blocks, family, limit, self.weighting)
@@ -284,7 +292,10 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             again = self._features.settle()
 
     def _stream(self, basis, blocks, totals, family, link, alpha, in_memory, guess=None):
-        smoothing = Smoothing(family.scale, self.criterion, alpha)
+        # With few rows, a learned scale and smoothing would chase one another to no residuals.
+        short = find_shortage(totals.n_rows, len(basis.curvature)) > 0
+        scale = None if family.estimates_scale and short else family.scale
+        smoothing = Smoothing(scale, self.criterion, alpha)
         mean = link.link(np.float64(totals.mean))
         if self._has_offset or family.pull is not None:
             mean, null = _fit_constant(blocks, totals, family, link)
@@ -298,7 +309,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
         constant[0] = mean - centre
         start = Start(constant, totals.null_deviance)
         n_lines = len(basis.lines)
-        shortage = find_shortage(totals.n_rows, len(constant)) if smoothing.alpha is None else 0.0
+        shortage = find_shortage(totals.n_rows, len(constant)) if not smoothing.given else 0.0
         hold = shortage if n_lines else 0.0
         if n_lines and totals.n_rows <= 1 + n_lines:
             hold = 1.0
@@ -310,6 +321,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             )
         if linear:
             fit = fit_linear(rows, family, link, smoothing, start, hold)
+            fit = constrain(fit, rows, family, link)
             fit.solution.coef[0] += centre
             return fit, totals
         if guess is not None:
@@ -323,7 +335,8 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             if guess.settled and guess.vanished is None:
                 start = start._replace(guess=guess, factor=share)
         tol = 1e-10 if smoothing.given else 1e-7
-        return iterate(rows, family, link, smoothing, start, hold, tol), totals
+        fit = iterate(rows, family, link, smoothing, start, hold, tol)
+        return constrain(fit, rows, family, link), totals
 
     def _freeze(self, fit, totals, family, link):
         normal, basis, solution = fit.normal, fit.basis, fit.solution
@@ -402,15 +415,8 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
     # ---------------------------------------------------------------- checking
 
     def _check_parameters(self):
-        df, degree = self.df, self.degree
-        if not _is(Integral, degree) or not 2 <= degree <= 5:
-            raise ValueError(f"degree must be an integer from 2 to 5, got degree={degree!r}")
-        if not _is(Integral, df) or df < degree + 1:
-            raise ValueError(
-                f"df must be an integer of at least degree + 1 = {degree + 1}, got df={df!r}"
-            )
+        check_settings(self)
         for name, choices in (
-            ("extrapolate", EXTRAPOLATIONS),
             ("criterion", CRITERIA),
             ("solver", SOLVERS),
             ("weighting", WEIGHTINGS),
@@ -422,31 +428,6 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
                 raise ValueError(f"{name} must be one of {choices}, got {name}={value!r}")
         if not isinstance(self.verbose, (Integral, np.bool_)) or self.verbose < 0:
             raise ValueError(f"verbose must be 0 or a positive integer, got {self.verbose!r}")
-        self._check_alpha(None)
-
-    def _check_alpha(self, n_features):
-        alpha = self.alpha
-        if isinstance(alpha, str) and alpha == "auto":
-            return None
-        if isinstance(alpha, (list, tuple, np.ndarray)) and np.ndim(alpha) == 1:
-            values = list(alpha)
-            if n_features is not None and len(values) != n_features:
-                raise ValueError(
-                    f"alpha must have one number per feature, {n_features}, got alpha={alpha!r}"
-                )
-        else:
-            values = [alpha] * (n_features or 1)
-        if not all(_is(Real, value) and 0 < value < np.inf for value in values):
-            raise ValueError(
-                'alpha must be a positive finite number, one per feature, or "auto", '
-                f"got alpha={alpha!r}"
-            )
-        return np.array(values, dtype=float)
-
-
-def _is_near(family, other):
-    """Return whether a family's parameters have settled."""
-    return np.allclose(family.unknown.at, other.unknown.at, rtol=0, atol=_SETTLED)
 
 
 @functools.cache
@@ -475,10 +456,6 @@ def _fit_constant(blocks, totals, family, link):
     fit = fit_linear if link is family.one_step else iterate
     fit = fit(rows, family, link, Smoothing(family.scale), start)
     return fit.solution.coef[0], fit.normal.deviance
-
-
-def _is(kind, value):
-    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _check_rows(values, name, n_rows, default, at_least=-np.inf):

@@ -27,20 +27,20 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
 
     Parameters
     ----------
-    df : int, default=15
+    df : int, array-like or dict, default=15
         Maximum number of B-splines per term, at least degree + 1. A column with ties, or with
         fewer distinct values than `df`, gets fewer; a constant column gets no term. With
         alpha="auto", every column gets fewer if the total would exceed both 600 and two per row.
-    alpha : float, array-like of shape (n_features,) or "auto", default="auto"
+    alpha : float, "auto", array-like of shape (n_features,) or dict, default="auto"
         Weight of the roughness penalty. "auto" chooses one for each term by `criterion`,
         independently of the units of X and y. A positive number has the same meaning as in
         statsmodels: it depends on the units of X (a feature multiplied by 10 needs 1000 times the
         alpha) and on the number of rows. For categorical columns, and for the effect of missing
         cells, the penalty is the sum of squared effects.
-    degree : int, default=3
+    degree : int, array-like or dict, default=3
         Degree of the splines, 2 to 5. statsmodels integrates S_j exactly for degree 3 and to
         within a few per cent otherwise; solver="stream" is exact for every degree.
-    extrapolate : {"linear", "constant", "error"}, default="linear"
+    extrapolate : {"linear", "constant", "error"}, array-like or dict, default="linear"
         How a curve continues outside its training range: along its tangent, as a constant, or
         not at all. "error" tolerates values outside only by float32 rounding.
     family : str, default="gaussian"
@@ -85,6 +85,21 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         zeros, codes or round numbers, may deviate from its curve, each by an effect of its own.
         One smoothing parameter for all of a column shrinks them; a column gets them where its
         own values ask for them. None leaves the curve alone.
+    knots : dict, optional
+        Inner knots of some features, by name or position, in place of quantiles: numbers inside
+        the feature's range, ascending.
+    linear : array-like, optional
+        Features, by name or position, that are straight lines.
+    monotonic_cst : array-like of shape (n_features,) or dict, optional
+        1 for a feature with which the prediction may only rise, -1 for one with which it may only
+        fall, 0 for none, as in scikit-learn's `HistGradientBoostingRegressor`. It holds beyond the
+        training range, too.
+    convex_cst : array-like of shape (n_features,) or dict, optional
+        1 for a feature of which the curve is convex on the scale of the link, -1 for a concave
+        one, 0 for none; the other way round for link="inverse", which falls.
+    select : bool, default=False
+        Whether terms with alpha="auto" may be shrunk to nothing, their straight lines included, as
+        far as the criterion asks for it: a term without effect then has an edf near 0.
     verbose : int, default=0
         If not 0, a fit of more than five seconds prints every five seconds how far it is.
 
@@ -128,6 +143,15 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
     and `score`, so that a grid search compares what it should; a metric made into a scorer calls
     `predict` without one, so search by `score`, or by a callable that passes the offset.
 
+    `df`, `alpha`, `degree` and `extrapolate` are one value for all features, an array of one each,
+    or a dict by name or position, which leaves the others at the default.
+
+    With `monotonic_cst` or `convex_cst`, the coefficients minimise the same under the constraint
+    that the B-splines' coefficients rise, or rise ever more steeply, which is sufficient. The
+    smoothing parameters, edf and the widths of bands are those of the fit without it, so that
+    bands are rather too wide, and their ends need not have the shape of the curve. Atoms and, for
+    convex curves, warps are left out.
+
     A binary column is a straight line; a column with few distinct values has as many B-splines; a
     constant one has no term. Columns that repeat one another share one effect in equal parts.
 
@@ -135,6 +159,8 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
     ----------
     Eilers and Marx (1996), "Flexible smoothing with B-splines and penalties",
     Statistical Science 11(2).
+    Marra and Wood (2011), "Practical variable selection for generalized additive models",
+    Computational Statistics & Data Analysis 55(7): `select`.
     Wood (2017), "Generalized Additive Models", 2nd edition, sections 4.2, 5.3 and 6.1.
     Wood and Fasiolo (2017), "A generalized Fellner-Schall method for smoothing parameter
     optimization", Biometrics 73.
@@ -167,6 +193,11 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         weighting="auto",
         warp="auto",
         atoms="auto",
+        knots=None,
+        linear=None,
+        monotonic_cst=None,
+        convex_cst=None,
+        select=False,
         verbose=0,
     ):
         self.df = df
@@ -181,6 +212,11 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         self.weighting = weighting
         self.warp = warp
         self.atoms = atoms
+        self.knots = knots
+        self.linear = linear
+        self.monotonic_cst = monotonic_cst
+        self.convex_cst = convex_cst
+        self.select = select
         self.verbose = verbose
 
     def fit(self, X, y, sample_weight=None, offset=None):
@@ -309,6 +345,16 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         Whether a column whose values are spread very unevenly gets a scale of its own.
     atoms : {"auto", None}, default="auto"
         Whether values that many rows share may deviate from the curve, as in `GAMRegressor`.
+    knots : dict, optional
+        Inner knots of some features, by name or position.
+    linear : array-like, optional
+        Features that are straight lines.
+    monotonic_cst : array-like of shape (n_features,) or dict, optional
+        1 for a feature with which the probability of `classes_[1]` may only rise, -1 for fall.
+    convex_cst : array-like of shape (n_features,) or dict, optional
+        1 for a feature of which the curve is convex, -1 for concave.
+    select : bool, default=False
+        Whether terms may be shrunk to nothing.
     verbose : int, default=0
         Whether a long fit prints how far it is.
 
@@ -368,6 +414,11 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         weighting="auto",
         warp="auto",
         atoms="auto",
+        knots=None,
+        linear=None,
+        monotonic_cst=None,
+        convex_cst=None,
+        select=False,
         verbose=0,
     ):
         self.df = df
@@ -380,6 +431,11 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         self.weighting = weighting
         self.warp = warp
         self.atoms = atoms
+        self.knots = knots
+        self.linear = linear
+        self.monotonic_cst = monotonic_cst
+        self.convex_cst = convex_cst
+        self.select = select
         self.verbose = verbose
 
     def __sklearn_tags__(self):

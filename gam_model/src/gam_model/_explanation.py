@@ -263,7 +263,7 @@ class ExplanationMixin:
             ("Family:", self._family),
             ("Link:", self.terms_.link),
             ("Solver:", self.solver),
-            ("Smoothing:", self.criterion if isinstance(self.alpha, str) else "given"),
+            ("Smoothing:", self.criterion if isinstance(self.alpha, (str, dict)) else "given"),
             ("No. Observations:", f"{statistics.n_rows:.10g}"),
             ("Effective df:", f"{statistics.edf:.2f}"),
         ]

@@ -424,7 +424,7 @@ def _build_negative_binomial(log_size=0.0, given=None, digits=None):
 def _build_tweedie(log_scale=0.0, power=1.5, given=None, digits=None):
     """Build it for amounts of which many are zero, a Poisson number of gamma amounts."""
     power = _round(power, digits) if given is None else given
-    scale, left = float(np.exp(log_scale)), 2 - power
+    scale, left = _round(np.exp(log_scale), digits), 2 - power
 
     def unit_deviance(y, mu):
         q = y / mu
@@ -459,7 +459,7 @@ def _build_tweedie(log_scale=0.0, power=1.5, given=None, digits=None):
         tails=tails,
         unknown=Unknown(
             partial(_build_tweedie, given=given),
-            (log_scale, power)[: 1 + (given is None)],
+            (float(np.log(scale)), power)[: 1 + (given is None)],
             (_ANY, (1.01, 1.99))[: 1 + (given is None)],
             with_scale=True,
             costly=True,
@@ -470,7 +470,7 @@ def _build_tweedie(log_scale=0.0, power=1.5, given=None, digits=None):
 def _build_scaled_t(log_scale=0.0, log_df=1.6, given=None, digits=None):
     """Build it for responses with outliers, t around mu, with the scale as its squared unit."""
     df = _round(np.exp(log_df), digits) if given is None else given
-    scale = float(np.exp(log_scale))
+    scale = _round(np.exp(log_scale), digits)
     constant = gammaln((df + 1) / 2) - gammaln(df / 2) - 0.5 * np.log(np.pi * df * scale)
 
     def tails(y, mu, scale):
@@ -494,7 +494,7 @@ def _build_scaled_t(log_scale=0.0, log_df=1.6, given=None, digits=None):
         pull=lambda y, mu: (df + 3) * (y - mu) / (df + (y - mu) ** 2 / scale),
         unknown=Unknown(
             partial(_build_scaled_t, given=given),
-            (log_scale, float(np.log(df)))[: 1 + (given is None)],
+            (float(np.log(scale)), float(np.log(df)))[: 1 + (given is None)],
             (_ANY, (np.log(2.0), np.log(1000.0)))[: 1 + (given is None)],
             with_scale=True,
         ),

@@ -40,6 +40,11 @@ class Link:
     means: tuple[float, float] = (-np.inf, np.inf)
     turning_point: float | None = None
 
+    @property
+    def sign(self):
+        """1 if mu rises with eta, beyond a turning point if there is one, or -1 if it falls."""
+        return int(np.sign(self.derivative(self.inverse(np.float64(0.5)))))
+
     def reaches(self, eta):
         """Return for each eta, a number or an array, whether its mu is finite."""
         low, high = self.domain
