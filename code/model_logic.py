@@ -8,12 +8,14 @@ scikit-learn contract, so the same file runs under this project's server and und
 """
 
 import argparse
+import ast
 import functools
 import itertools
 import json
 import os
+import re
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,12 @@ from program_toolkit.target import Target, learn_target
 if TYPE_CHECKING:
     from gam_model import GAMRegressor  # which imports scikit-learn; serving needs none
 
+_SHAPES = {
+    "knots": 'inner knots by column, as JSON: {"age": [30, 60]}',
+    "linear": 'columns that are straight lines, as JSON: ["income"]',
+    "monotonic_cst": '1 for columns that only raise the prediction, -1 for lower: {"age": 1}',
+    "convex_cst": '1 for columns with a convex curve, -1 for concave: {"age": 1}',
+}
 _CHECKED = 5000  # rows that tell whether effects are alike
 LIBRARIES = ("gam-model", "joblib", "numpy", "scikit-learn", "scipy", "statsmodels")
 
@@ -127,10 +135,13 @@ def page_fn(model_dir: str) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the hyperparameters."""
-    parser.add_argument("--df", type=int, default=15)
-    parser.add_argument("--alpha", type=number_or_auto, default="auto")
-    parser.add_argument("--degree", type=int, default=3)
-    parser.add_argument("--extrapolate", default="linear")
+    parser.add_argument("--df", type=by_column(int), default=15)
+    parser.add_argument("--alpha", type=by_column(number_or_auto), default="auto")
+    parser.add_argument("--degree", type=by_column(int), default=3)
+    parser.add_argument("--extrapolate", type=by_column(str), default="linear")
+    for name, what in _SHAPES.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=by_column(), help=what)
+    parser.add_argument("--select", type=str.lower, choices=("true", "false"), default="false")
     parser.add_argument("--family", default="auto")
     parser.add_argument("--link")
     parser.add_argument("--criterion", default="reml")
@@ -159,6 +170,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stream-above", type=float, default=200, help="MB of a channel read chunk by chunk"
     )
+
+
+def by_column(single: Callable | None = None) -> Callable[[str], Any]:
+    """Return a reader of a hyperparameter that may be JSON, by column, or a single value."""
+
+    def read_value(text: str) -> Any:
+        if single is not None and not text.lstrip().startswith(("{", "[")) and "=" not in text:
+            return single(text)
+        if not text.lstrip().startswith(("{", "[")) and "=" in text:
+            # The training toolkit makes a=1,b=[2, 3] of JSON's {"a": 1, "b": [2, 3]}.
+            parts = (part.rpartition("=") for part in re.split(r",\s*(?=[^,\[\]]+=)", text))
+            return {name.strip(): read_literal(value) for name, _, value in parts}
+        value = read_literal(text)
+        if isinstance(value, str):
+            raise argparse.ArgumentTypeError(f"{text!r} is not JSON")
+        return value
+
+    read_value.__name__ = "value by column"  # in messages
+    return read_value
+
+
+def read_literal(text: str) -> Any:
+    """Read JSON, or Python as the training toolkit writes it, else text."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError):
+            pass
+    return text
 
 
 def number_or_auto(text: str) -> float | str:
@@ -277,6 +317,8 @@ def _train(job: Job, arguments: argparse.Namespace, checks: Checks) -> None:
         criterion=arguments.criterion,
         atoms=None if arguments.atoms == "none" else arguments.atoms,
         interactions=arguments.interactions,
+        select=arguments.select == "true",
+        **{name: getattr(arguments, name) for name in _SHAPES},
         verbose=1,
     )
     try:

@@ -82,6 +82,47 @@ def test_gauss3_trains_with_automatic_smoothing(training_job, gauss3_split):
     assert json.loads((job.model_dir / "model.json").read_text())["hyperparameters"]["df"] == 30
 
 
+def test_shapes_are_given_by_column(training_job):
+    """As JSON, which the training toolkit hands over as Python."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"age": rng.uniform(size=200), "dose": rng.uniform(size=200)})
+    table["y"] = np.sin(9 * table["age"]) + table["dose"] ** 3 + rng.normal(scale=0.1, size=200)
+    asked = {
+        "monotonic_cst": '{"age": 1}', "linear": '["dose"]', "df": '{"age": 9}', "select": "true",
+        "knots": '{"age": [0.2, 0.3, 0.4]}', "extrapolate": '{"age": "constant"}',
+    }  # fmt: skip
+    job = training_job({"train/t.csv": table.to_csv(index=False)}, asked).run()
+    assert job.exit_code == 0, job.log
+    age, dose = json.loads((job.model_dir / "gam.json").read_text())["terms"]
+    assert age["knots"][4:-4] == [0.2, 0.3, 0.4]
+    assert (age["extrapolate"], dose["extrapolate"]) == ("constant", "linear")
+    assert (np.diff(age["coef"]) >= 0).all()
+    assert len(dose["coef"]) == 2
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "b": -2}', "a=1,b=-2", "{'a': 1, 'b': -2}"])
+def test_a_value_by_column_is_read_however_it_comes(text):
+    found = model_logic.by_column(int)(text)
+    assert found == {"a": 1, "b": -2}
+    assert model_logic.by_column(int)("3") == 3
+    assert model_logic.by_column()("a=[1, 2],b=[3]") == {"a": [1, 2], "b": [3]}
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["--monotonic_cst", '{"agee": 1}'], "monotonic_cst names the feature 'agee'"),
+        (["--linear", "[age"], "'[age' is not JSON"),
+        (["--df", '{"age": 2}'], "df must be an integer of at least degree + 1 = 4, got df=2"),
+    ],
+)
+def test_shapes_that_cannot_be_are_refused_in_a_sentence(run, asked, message):
+    table = pd.DataFrame({"age": np.arange(30.0), "y": np.arange(30.0)})
+    code, _, log = run({"train/t.csv": table.to_csv(index=False)}, *asked)
+    assert code != 0
+    assert message in log
+
+
 @pytest.mark.parametrize(("atoms", "held"), [("auto", [0.0, 7.0]), ("none", None)])
 def test_shared_values_may_deviate_unless_told_not_to(training_job, atoms, held):
     rng = np.random.default_rng(0)

@@ -23,7 +23,16 @@ from gam_model import GAMClassifier, GAMRegressor
 # One of the checks fits 15 rows of 30 columns, many fit blobs that lie apart.
 @pytest.mark.filterwarnings("ignore:.* rows are too few to identify the slopes of 30 columns")
 @pytest.mark.filterwarnings("ignore:y is separated by")
-@parametrize_with_checks([GAMRegressor(), GAMRegressor(alpha=1.0), GAMClassifier()])
+@parametrize_with_checks(
+    [
+        GAMRegressor(),
+        GAMRegressor(alpha=1.0),
+        GAMClassifier(),
+        GAMRegressor(monotonic_cst={0: -1}, select=True),
+        GAMClassifier(monotonic_cst=-1, select=True),
+        GAMRegressor(family="scaled_t"),
+    ]
+)
 def test_scikit_learn(estimator, check):
     check(estimator)
 
@@ -56,7 +65,7 @@ class TestParameters:
         with pytest.raises(ValueError, match=exactly(message)):
             GAMRegressor(df=df).fit(*gauss3)
 
-    @pytest.mark.parametrize("extrapolate", ["cubic", None, True, 1, ["linear"]])
+    @pytest.mark.parametrize("extrapolate", ["cubic", None, True, 1, ["cubic"]])
     def test_extrapolate(self, gauss3, extrapolate):
         message = (
             "extrapolate must be one of ('linear', 'constant', 'error'), "
@@ -85,6 +94,11 @@ class TestParameters:
             "weighting": 5,
             "warp": 6,
             "atoms": 7,
+            "knots": 8,
+            "linear": 9,
+            "monotonic_cst": "up",
+            "convex_cst": "down",
+            "select": "some",
             "verbose": "very",
         }
         assert clone(GAMRegressor(**odd), safe=False).get_params().keys() == odd.keys()

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 import gam_model
 from gam_model import AdditiveModel, GAMClassifier, GAMRegressor
-from gam_model._families import FAMILIES, LINKS
+from gam_model._families import FAMILIES, find_family
+from gam_model._links import LINKS
 from gam_model._splines import penalize_curvature
 from gam_model._terms import SmoothTerm
 
@@ -26,11 +27,11 @@ def draw(family, link, n=400, seed=0):
     x = np.sort(rng.uniform(size=n))
     eta = {"inverse": 0.05 + 3 * x, "sqrt": 2.5 * (1 - x), "identity": -2 * x}.get(link, 1 - 2 * x)
     mu, family = LINKS[link].inverse(eta), family.removeprefix("quasi")
-    if family == "gaussian":
+    if family in ("gaussian", "scaled_t"):
         return x[:, None], mu + rng.normal(scale=0.3, size=n)
     if family == "binomial":
         return x[:, None], rng.binomial(1, mu).astype(float)
-    if family == "poisson":
+    if family in ("poisson", "negative_binomial"):
         return x[:, None], rng.poisson(mu).astype(float)
     return x[:, None], rng.gamma(4, mu / 4)
 
@@ -79,10 +80,10 @@ def test_every_estimate_lies_in_its_interval(family, link, reach):
         assert (ends[:, 0] <= mu).all()
         assert (mu <= ends[:, 1]).all()
         assert (ends[-1, 0] <= ends[0, 0]) & (ends[0, 1] <= ends[-1, 1])
-        if family != "gaussian":
+        if not FAMILIES[family].accepts(-1, 1):
             assert ends.min() >= 0
-            assert mu >= 0 if "binomial" in family else mu > 0
-        if "binomial" in family:
+            assert mu >= 0 if FAMILIES[family].two_outcomes else mu > 0
+        if FAMILIES[family].two_outcomes:
             assert ends.max() <= 1
             assert mu <= 1
         assert np.isfinite(mu)
@@ -254,3 +255,117 @@ def test_inverse_gaussian_intervals_hold_what_they_promise():
     total = law.logpdf(y).sum()
     assert gam.statistics_.log_likelihood == pytest.approx(total, rel=0.01)
     assert stats.kstest(FAMILIES["inverse_gaussian"].residuals(y, mu, 0.25), "norm").pvalue > 0.01
+
+
+def draw_tweedie(mu, power, scale, rng):
+    """Draw a Poisson number of gamma amounts."""
+    number = rng.poisson(mu ** (2 - power) / (scale * (2 - power)))
+    shape = number * (2 - power) / (power - 1)
+    return rng.gamma(np.maximum(shape, 1e-9), scale * (power - 1) * mu ** (power - 1)) * (
+        number > 0
+    )
+
+
+@pytest.mark.parametrize("power", [1.05, 1.4, 1.9])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 20.0])
+def test_tweedie_has_the_density_of_its_probabilities(power, scale):
+    """Found anew from the derivative of the distribution function, and the sum over amounts."""
+    mu = np.array([0.3, 2.0, 900.0])
+    family = find_family(f"tweedie({power})")[0].unknown.build(np.log(scale))
+    for y in (0.4 * mu, mu, 1.7 * mu):
+        law = family.log_base(y) - family.unit_deviance(y, mu) / scale / 2
+        counts = np.arange(1, 300_000)[:, None]
+        shape, unit = (2 - power) / (power - 1), scale * (power - 1) * mu ** (power - 1)
+        parts = stats.poisson.logpmf(counts, mu ** (2 - power) / (scale * (2 - power)))
+        parts = parts + stats.gamma.logpdf(y, counts * shape, scale=unit)
+        assert_allclose(law, special.logsumexp(parts, axis=0), rtol=1e-6, atol=1e-6)
+        low, high = (family.tails(y * q, mu, scale) for q in (1 - 1e-5, 1 + 1e-5))
+        assert_allclose(np.add(*low), 1.0, rtol=1e-9)
+        slope = (high[0] - low[0]) / (2e-5 * y)
+        assert_allclose(slope, np.exp(law), rtol=1e-4, atol=1e-9 / y.min())
+    none = family.log_base(np.zeros(3)) - family.unit_deviance(np.zeros(3), mu) / scale / 2
+    assert_allclose(none, -(mu ** (2 - power)) / (scale * (2 - power)))
+    assert family.generator(np.zeros(1)) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "truth", "draw_y"),
+    [
+        ("negative_binomial", 2.0, lambda mu, rng: rng.negative_binomial(2, 2 / (2 + mu)) * 1.0),
+        ("tweedie", 1.6, lambda mu, rng: draw_tweedie(mu, 1.6, 2.0, rng)),
+        ("scaled_t", 4.0, lambda mu, rng: np.log(mu) + 0.3 * rng.standard_t(4, size=len(mu))),
+    ],
+)
+def test_families_learn_their_parameters_and_keep_their_promises(name, truth, draw_y):
+    """Of 12 draws: the parameter, the coverage of both intervals, and normal residuals."""
+    learned, inside, held, above = [], [], [], []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        X = rng.uniform(size=(1500, 2))
+        mu = np.exp(1.5 + np.sin(6 * X[:, 0]) + X[:, 1])
+        y = draw_y(mu, rng)
+        gam = GAMRegressor(family=name).fit(X, y)
+        family = find_family(gam._family)[0]
+        assert not gam._family.endswith("(1.5)")
+        learned.append(float(gam._family.removeprefix(name).strip("()")))
+        centre = np.log(mu) if name == "scaled_t" else mu
+        low, high = gam.predict_interval(X).T
+        inside.append(np.mean((low <= centre) & (centre <= high)))
+        low, high = gam.predict_interval(X[:300], kind="prediction").T
+        held.append(np.mean((low <= y[:300]) & (y[:300] <= high)))
+        above.append(np.mean(y[:300] > high))
+        if seed < 3:
+            residuals = family.residuals(y, gam.predict(X), gam.scale_)
+            assert stats.kstest(residuals, "norm").pvalue > 1e-3
+    assert np.mean(learned) == pytest.approx(truth, rel=0.05)
+    assert 0.93 < np.mean(inside) < 0.97
+    # Counts and zeros have no interval of exactly 95 %, so theirs is one of at least that.
+    assert 0.93 < np.mean(held) < (0.97 if name == "scaled_t" else 0.985)
+    assert 0.01 < np.mean(above) < 0.035
+
+
+def test_a_given_parameter_is_kept_and_an_impossible_one_refused():
+    X, y = draw("poisson", "log")
+    given = GAMRegressor(family="negative_binomial(2.5)").fit(X, y)
+    assert given._family == "negative_binomial(2.5)"
+    assert given.statistics_.aic == pytest.approx(
+        2 * given.statistics_.edf - 2 * given.statistics_.log_likelihood
+    )
+    assert GAMRegressor(family="tweedie(1.3)").fit(X, y)._family == "tweedie(1.3)"
+    for family, what in [
+        ("tweedie(2.5)", "the power of tweedie must be a number between 1 and 2"),
+        ("negative_binomial(x)", "the size of negative_binomial must be a number between 0"),
+        ("scaled_t(1)", "the degrees of freedom of scaled_t must be a number between 1"),
+        ("gamma(2)", "family must be one of"),
+    ]:
+        with pytest.raises(ValueError, match=what):
+            GAMRegressor(family=family).fit(X, y)
+
+
+def test_scaled_t_is_not_pulled_by_outliers():
+    rng = np.random.default_rng(0)
+    x = np.sort(rng.uniform(size=500))
+    y = np.sin(6 * x) + rng.normal(scale=0.1, size=500)
+    y[::10] += 30 * rng.uniform(size=50)
+    errors = [
+        np.sqrt(np.mean((GAMRegressor(family=f).fit(x[:, None], y).predict(x[:, None])
+                         - np.sin(6 * x)) ** 2))
+        for f in ("gaussian", "scaled_t")
+    ]  # fmt: skip
+    assert errors[1] < 0.05 < 0.5 < errors[0]
+
+
+@pytest.mark.parametrize("name", ["negative_binomial", "tweedie", "scaled_t"])
+def test_learned_families_stream(name):
+    """Chunk by chunk, with an offset, a fit is that of all rows at once."""
+    rng = np.random.default_rng(0)
+    X, offset = rng.uniform(size=(900, 2)), rng.uniform(size=900)
+    mu = np.exp(np.sin(6 * X[:, 0]) + offset)
+    y = draw_tweedie(mu, 1.5, 1.0, rng) if name == "tweedie" else rng.poisson(mu) * 1.0
+    link = "log" if name != "scaled_t" else "identity"
+    whole = GAMRegressor(family=name, link=link).fit(X, y, offset=offset)
+    parts = [(X[k : k + 300], y[k : k + 300], None, offset[k : k + 300]) for k in (0, 300, 600)]
+    chunked = GAMRegressor(family=name, link=link).fit_chunks(parts)
+    # Learning ends when a parameter changes by less than 2e-4.
+    assert_allclose(chunked.terms_.eta(X), whole.terms_.eta(X), rtol=0, atol=5e-4)
+    assert chunked._family == whole._family

@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 
 from gam_model import AdditiveModel, GAMClassifier, GAMRegressor
-from gam_model._families import FAMILIES, LINKS
+from gam_model._families import FAMILIES
+from gam_model._links import LINKS
 from gam_model._terms import LevelTerm, SmoothTerm
 from gam_model.page import _FOLDER, _KINDS, _LINKS, _SCRIPTS, _VERSION, write_page
 
@@ -151,6 +152,9 @@ def test_fits_and_their_intervals_are_as_in_python(family, link, visit, tmp_path
         "poisson": lambda: np.rint(np.exp(score / 2) * 2),
         "gamma": lambda: np.exp(score / 4) + 0.1,
         "inverse_gaussian": lambda: np.exp(score / 4) + 0.1,
+        "negative_binomial": lambda: np.rint(np.exp(score / 2) * 2),
+        "tweedie": lambda: np.maximum(np.exp(score / 4) - 1, 0),
+        "scaled_t": lambda: np.exp(score / 4),
     }[family.name.removeprefix("quasi")]()
     gam = GAMRegressor(family=family.name, link=link, df=8).fit(X, y)
     write_page(gam, tmp_path / "page.html", X)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from gam_model import AdditiveModel, GAMClassifier, GAMRegressor
-from gam_model._families import LINKS
+from gam_model._links import LINKS
 
 # The same tables in each run. For others and more of them: TABLES=1000 pytest ...
 MORE = int(os.environ.get("TABLES", "0"))

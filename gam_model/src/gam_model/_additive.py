@@ -33,11 +33,11 @@ from gam_model._pairs import name_pair
 from gam_model._progress import Progress, report
 from gam_model._rows import SAMPLE, WEIGHTINGS, Block, Rows, check_reach, scan
 from gam_model._screening import find_pairs, keep_pairs
+from gam_model._settings import check_settings, read_settings
 from gam_model._smoothing import Smoothing, estimate_scale, find_shortage
-from gam_model._solver import Start, accumulate, fit_linear, iterate
+from gam_model._solver import Start, accumulate, constrain, fit_linear, iterate
 from gam_model._terms import LevelTerm
 
-EXTRAPOLATIONS = ("linear", "constant", "error")
 CRITERIA = ("reml", "gcv")
 SOLVERS = ("stream", "statsmodels")
 WARPS = ATOMS = ("auto", None)
@@ -46,6 +46,9 @@ _FEW = 10_000  # rows used to find starting values for P-IRLS in larger data
 # With alpha="auto", each column gets fewer splines if the total exceeds both of these limits (per
 # row, and absolute): the data cannot identify more, and time grows with the cube of the total.
 _FUNCTIONS, _ANYWAY = 2, 600
+# Of a family's parameters, mostly logarithms: steps, and changes that end them, first and later,
+# where rounding may keep on moving them.
+_LEARNING_STEPS, _SETTLED = 40, (2e-5, 1e-3)
 _RANKED = 100_000  # rows over which the importances are averaged
 
 
@@ -210,62 +213,98 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             blocks = [self._read(chunks[0], reset=True)]
             if not len(blocks[0].y):
                 raise ValueError("every sample_weight is zero, so there are no rows to fit")
-        totals = scan(blocks, family, SAMPLE if streamed else None, self.weighting)
+        limit = SAMPLE if streamed else None
+        totals = scan(blocks, family, limit, self.weighting)
         check_mean(family, link, totals.mean)
-        automatic = isinstance(self.alpha, str)
-        warped, with_atoms = (automatic and how is not None for how in (self.warp, self.atoms))
         levels = self._features.levels
         for j, name in enumerate(self._names()):
             if j not in levels:
                 check_reach(f"column {name!r}", totals.low[j], totals.high[j])
-        df = int(self.df)
-        if isinstance(self.alpha, str):
-            n_coef = max(_FUNCTIONS * totals.n_lines, _ANYWAY)
-            df = min(df, max(self.degree + 1, n_coef // max(1, self.n_features_in_ - len(levels))))
-        basis = build_basis(totals, levels, df, self.degree, warped, with_atoms, family, link)
+        settings = read_settings(self, self._names(), levels)
+        n_coef = max(_FUNCTIONS * totals.n_lines, _ANYWAY)
+        most = n_coef // max(1, self.n_features_in_ - len(levels))
+        settings = [
+            one._replace(df=min(one.df, max(one.degree + 1, most))) if np.isnan(one.alpha) else one
+            for one in settings
+        ]
+        warped, with_atoms = self.warp is not None, self.atoms is not None
+        basis = build_basis(totals, levels, settings, warped, with_atoms, family, link)
+        shaped = {j: name for j, name in enumerate(self._names()) if settings[j].is_bound}
+        turns = link.turning_point is not None
+        if shaped and (self.solver == "statsmodels" or turns):
+            how = f"link={link.name!r}" if turns else 'solver="statsmodels"'
+            name = next(iter(shaped.values()))
+            raise ValueError(f"{how} cannot keep the shape of {name!r}; use another")
         pairs = read_pairs(self.interactions, self._names())
         if pairs and isinstance(pairs, list):
+            for j in sorted({j for pair in pairs for j in pair} & set(shaped)):
+                raise ValueError(
+                    f"{shaped[j]!r} cannot keep its shape in a pair; leave it out of "
+                    "interactions, or out of monotonic_cst and convex_cst"
+                )
             basis = self._add_pairs(basis, pairs, totals, blocks)
-        smoothing = self._smooth(basis, family)
         self._has_offset = offset = bool(totals.sample.offset.any())
         if self.solver == "statsmodels":
             plain = all(isinstance(term, SplineBasis) and not term.missing for term in basis.terms)
             plain = plain and link is family.one_step
             curved = any(term.degree > 1 for term in basis.terms) if plain else False
-            if streamed or not smoothing.given or offset or not curved:
+            smoothing = self._smooth(basis, totals, family, settings)
+            if streamed or np.isnan(smoothing.alpha).any() or offset or not curved:
                 raise ValueError(
                     'solver="statsmodels" needs numeric columns without missing cells, at least '
                     "one of them with three distinct values, the gaussian family with identity "
                     'link, a numeric alpha and no offset; use solver="stream"'
                 )
             fit = fit_glmgam(basis, blocks[0], totals, smoothing)
-        else:
-            # The matrices are so small that several threads would cost more than they save.
-            with _find_blas().limit(limits=1, user_api="blas"):
-                mean = link.link(np.float64(totals.mean))
-                if offset:
-                    mean, null = _fit_constant(blocks, totals, family, link)
-                    totals = totals._replace(null_deviance=null)
-                how = blocks, totals, family, link
-                fit = self._stream(basis, *how, smoothing, mean, not streamed)
-                if pairs and not isinstance(pairs, list):
-                    self._freeze(fit, totals, family, link)
-                    basis = self._find_pairs(pairs, fit, *how)
-                    if len(basis.terms) > len(self.terms_.terms):
-                        smoothing = self._smooth(basis, family)
-                        fit = self._stream(basis, *how, smoothing, mean, not streamed)
-        warn_of_fit(fit, totals, family, self._names(), self._features.levels, stacklevel=3)
+            return self._finish(fit, totals, family, link)
+        # The matrices are so small that several threads would cost more than they save.
+        with _find_blas().limit(limits=1, user_api="blas"):
+            how = blocks, settings, limit
+            fit, totals, family = self._estimate(basis, totals, family, link, *how)
+            if pairs and not isinstance(pairs, list):
+                self._freeze(fit, totals, family, link)
+                with_pairs = self._find_pairs(pairs, fit, blocks, totals, family, link, settings)
+                if len(with_pairs.terms) > len(basis.terms):
+                    fit, totals, family = self._estimate(with_pairs, totals, family, link, *how)
+            return self._finish(fit, totals, family, link)
+
+    def _estimate(self, basis, totals, family, link, blocks, settings, limit):
+        """Fit the functions of a basis; return the fit, the totals and the family, as learned."""
+        how = link, blocks, settings, limit
+        if family.unknown is None:
+            return *self._stream(basis, totals, family, *how), family
+        rows, fit = totals.sample, None
+        mu, edf = np.full(len(rows.y), totals.mean), 1.0
+        for step in range(_LEARNING_STEPS):
+            report(**{"parameters of the family": step + 1})
+            better = family.learn(rows.y, mu, rows.weight * totals.unit, edf)
+            change = abs(np.subtract(family.unknown.at, better.unknown.at)).max()
+            if fit is not None and change < _SETTLED[step > _LEARNING_STEPS // 4]:
+                return fit, totals, family
+            family = better
+            totals = scan(blocks, family, limit, self.weighting)
+            guess = fit if fit is not None and fit.vanished is None else None
+            fit, totals = self._stream(basis, totals, family, *how, guess)
+            self._freeze(fit, totals, family, link)
+            mu = link.inverse(self.terms_.eta(rows.X, rows.offset))
+            edf = self.statistics_.edf
+        return fit._replace(settled=False), totals, family
+
+    def _finish(self, fit, totals, family, link):
+        warn_of_fit(fit, totals, family, self._names(), self._features.levels, stacklevel=4)
         return self._freeze(fit, totals, family, link)
 
-    def _smooth(self, basis, family):
-        alpha = self._check_alpha(self.n_features_in_)
-        if alpha is not None:  # with pairs, it is one number
-            alpha = np.array([alpha[np.max(term.feature)] for term in basis.terms])
-        return Smoothing(family.scale, self.criterion, alpha)
+    def _smooth(self, basis, totals, family, settings):
+        # With few rows, a learned scale and smoothing would chase one another to no residuals.
+        short = find_shortage(totals.n_rows, len(basis.curvature)) > 0
+        scale = None if family.estimates_scale and short else family.scale
+        # With pairs, alpha is the same for all terms.
+        alpha = np.array([settings[np.max(term.feature)].alpha for term in basis.terms])
+        return Smoothing(scale, self.criterion, alpha)
 
-    def _find_pairs(self, number, fit, blocks, totals, family, link):
+    def _find_pairs(self, number, fit, blocks, totals, family, link, settings):
         """Return the basis with the functions of pairs that the residuals of a fit ask for."""
-        used = {term.feature for term in fit.basis.terms}
+        used = {term.feature for term in fit.basis.terms if not settings[term.feature].is_bound}
         margins = make_margins(fit.basis, used, totals, blocks)
         pairs = find_pairs(number, margins, totals, blocks, self.terms_, family, link, self.scale_)
         basis = _join(fit.basis, pairs, margins)
@@ -278,7 +317,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             coef[after] = fit.solution.coef[before]
         rows = Rows(basis, blocks, totals.n_rows, totals.weight, totals.unit, centre)
         normal = accumulate(rows, family, link, coef)
-        return keep_pairs(normal, basis, lambda basis: self._smooth(basis, family))
+        return keep_pairs(normal, basis, lambda some: self._smooth(some, totals, family, settings))
 
     def _learn(self, chunks, streamed):
         self._forget_response()
@@ -312,19 +351,25 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             )
         return _join(basis, there, margins)
 
-    def _stream(self, basis, blocks, totals, family, link, smoothing, mean, in_memory):
+    def _stream(self, basis, totals, family, link, blocks, settings, limit, guess=None):
+        smoothing = self._smooth(basis, totals, family, settings)
+        mean = link.link(np.float64(totals.mean))
+        if self._has_offset or family.pull is not None:
+            mean, null = _fit_constant(blocks, totals, family, link)
+            totals = totals._replace(null_deviance=null)
         linear = link is family.one_step
         centre = totals.mean if linear else 0.0  # avoids cancellation in sums of squares
         unit = totals.unit
-        n_kept = totals.n_lines if in_memory else np.inf
+        n_kept = totals.n_lines if limit is None else np.inf
         many = totals.n_lines >= _MANY and choose_bins(basis, totals.n_rows)
+        many = many and not len(basis.constraints())  # whose distances the bins don't tell exactly
         kind = BinnedRows if many else Rows
         rows = kind(basis, blocks, totals.n_rows, totals.weight, unit, centre, n_kept)
         constant = np.zeros(len(basis.curvature))
         constant[0] = mean - centre
         start = Start(constant, totals.null_deviance)
         n_lines = len(basis.lines)
-        shortage = find_shortage(totals.n_rows, len(constant)) if smoothing.alpha is None else 0.0
+        shortage = find_shortage(totals.n_rows, len(constant)) if not smoothing.given else 0.0
         hold = shortage if n_lines else 0.0
         if n_lines and totals.n_rows <= 1 + n_lines:
             hold = 1.0
@@ -336,9 +381,12 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             )
         if linear:
             fit = fit_linear(rows, family, link, smoothing, start, hold)
+            fit = constrain(fit, rows, family, link)
             fit.solution.coef[0] += centre
-            return fit
-        if totals.n_lines > 4 * _FEW:
+            return fit, totals
+        if guess is not None:
+            start = start._replace(guess=guess)
+        elif totals.n_lines > 4 * _FEW:
             few = totals.sample.take(slice(None, None, max(1, len(totals.sample.y) // _FEW)))
             weight = float(few.weight.sum()) * unit
             thin = Rows(basis, [few], len(few.y), weight, unit, n_lines=len(few.y))
@@ -346,9 +394,9 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             guess = iterate(thin, family, link, smoothing, start, tol=1e-3)
             if guess.settled and guess.vanished is None:
                 start = start._replace(guess=guess, factor=share)
-        return iterate(
-            rows, family, link, smoothing, start, hold, 1e-10 if smoothing.given else 1e-7
-        )
+        tol = 1e-10 if smoothing.given else 1e-7
+        fit = iterate(rows, family, link, smoothing, start, hold, tol)
+        return constrain(fit, rows, family, link), totals
 
     def _freeze(self, fit, totals, family, link):
         normal, basis, solution = fit.normal, fit.basis, fit.solution
@@ -400,7 +448,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
             totals.null_deviance,
             totals.log_base,
         )
-        residual_df = None if family.scale else max(self.statistics_.residual_df, 1.0)
+        residual_df = max(self.statistics_.residual_df, 1.0) if family.estimates_scale else None
         self._tests = check_fit(fit, penalty, self.scale_, residual_df)
         few = totals.sample.take(slice(None, None, 1 + (len(totals.sample.y) - 1) // _RANKED))
         size = abs(self.terms_.contributions(few.X))
@@ -420,15 +468,8 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
     # ---------------------------------------------------------------- checking
 
     def _check_parameters(self):
-        df, degree = self.df, self.degree
-        if not _is(Integral, degree) or not 2 <= degree <= 5:
-            raise ValueError(f"degree must be an integer from 2 to 5, got degree={degree!r}")
-        if not _is(Integral, df) or df < degree + 1:
-            raise ValueError(
-                f"df must be an integer of at least degree + 1 = {degree + 1}, got df={df!r}"
-            )
+        check_settings(self)
         for name, choices in (
-            ("extrapolate", EXTRAPOLATIONS),
             ("criterion", CRITERIA),
             ("solver", SOLVERS),
             ("weighting", WEIGHTINGS),
@@ -446,31 +487,11 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
                     'solver="statsmodels" has no interactions; use solver="stream", or '
                     "interactions=None"
                 )
-            if np.ndim(self.alpha):
+            if not isinstance(self.alpha, (str, Real)):
                 raise ValueError(
                     'with interactions, alpha must be "auto" or one number for all terms, got '
                     f"alpha={self.alpha!r}"
                 )
-        self._check_alpha(None)
-
-    def _check_alpha(self, n_features):
-        alpha = self.alpha
-        if isinstance(alpha, str) and alpha == "auto":
-            return None
-        if isinstance(alpha, (list, tuple, np.ndarray)) and np.ndim(alpha) == 1:
-            values = list(alpha)
-            if n_features is not None and len(values) != n_features:
-                raise ValueError(
-                    f"alpha must have one number per feature, {n_features}, got alpha={alpha!r}"
-                )
-        else:
-            values = [alpha] * (n_features or 1)
-        if not all(_is(Real, value) and 0 < value < np.inf for value in values):
-            raise ValueError(
-                'alpha must be a positive finite number, one per feature, or "auto", '
-                f"got alpha={alpha!r}"
-            )
-        return np.array(values, dtype=float)
 
 
 @functools.cache
@@ -504,10 +525,6 @@ def _fit_constant(blocks, totals, family, link):
     fit = fit_linear if link is family.one_step else iterate
     fit = fit(rows, family, link, Smoothing(family.scale), start)
     return fit.solution.coef[0], fit.normal.deviance
-
-
-def _is(kind, value):
-    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _check_rows(values, name, n_rows, default, at_least=-np.inf):

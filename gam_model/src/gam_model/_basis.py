@@ -193,6 +193,23 @@ class Basis:
         sizes = self.sizes * weights[self.members]
         return np.bincount(self.places, sizes, minlength=len(self.curvature))
 
+    def constraints(self):
+        """
+        Return what keeps the curves in the shapes that are asked for.
+
+        Returns
+        -------
+        ndarray of shape (n_constraints, n_coef)
+            Not negative, times the coefficients.
+        """
+        rows = []
+        for k, own in enumerate(self.blocks):
+            shape = getattr(self.terms[k], "constraints", None)
+            if k != self.last and shape is not None and len(own_rows := shape()):
+                rows.append(np.zeros((len(own_rows), len(self.curvature))))
+                rows[-1][:, own] = own_rows @ self.rotation[own, own]
+        return np.concatenate(rows) if rows else np.empty((0, len(self.curvature)))
+
     def total(self, values):
         """
         Sum over the coefficients under each smoothing parameter.

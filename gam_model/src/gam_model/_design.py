@@ -18,7 +18,7 @@ _BINS = 2000  # of a column's values, for the comparison of scales by AIC
 _BETTER = 4.0  # difference in AIC above which a warped scale is rejected
 
 
-def build_basis(totals, levels, df, degree, warped, with_atoms, family, link):
+def build_basis(totals, levels, settings, warped, with_atoms, family, link):
     """
     Give each column its basis functions.
 
@@ -31,14 +31,12 @@ def build_basis(totals, levels, df, degree, warped, with_atoms, family, link):
         Provide a sample of the rows and the range of each column.
     levels : dict of int to list
         Levels of each categorical column.
-    df : int
-        Maximum number of B-splines per column.
-    degree : int
-        Their maximum degree.
+    settings : list of Setting
+        What is asked of each column.
     warped : bool
-        Whether columns may get a warped scale.
+        Whether columns may get a warped scale, where their smoothing is chosen.
     with_atoms : bool
-        Whether values that many rows share may deviate from the curve.
+        Whether values that many rows share may deviate from the curve there.
     family : Family
         Distribution of the response.
     link : Link
@@ -48,6 +46,11 @@ def build_basis(totals, levels, df, degree, warped, with_atoms, family, link):
     -------
     Basis
         Without columns that are constant or entirely missing.
+
+    Raises
+    ------
+    ValueError
+        If a knot that is asked for is not inside the range of its column.
     """
     terms, X, distinct = [], totals.sample.X, None
     rest = _leave(totals, family, link) if warped or with_atoms else None
@@ -61,14 +64,21 @@ def build_basis(totals, levels, df, degree, warped, with_atoms, family, link):
         there = ~np.isnan(X[:, j]) if missing else slice(None)
         x, ends = X[there, j], np.array([totals.low[j], totals.high[j]])
         counts = totals.sample.weight[there] if totals.counted else None
+        own = settings[j]
+        df, degree = (2, 1) if own.linear else (own.df, own.degree)
         scales = [(None, *place_knots(x, df, degree, counts, ends))]
+        if own.knots is not None and scales[0][1] is not None:
+            scales = [(None, *_take_knots(own, ends))]
+        may_warp = warped and np.isnan(own.alpha) and own.knots is None
         thin = np.append(x[:: 1 + len(x) // _LOOKED_AT], ends)
-        warps = propose_warps(np.unique(thin)) if warped else []
+        may_warp = may_warp and not (own.linear or own.convex)
+        warps = propose_warps(np.unique(thin)) if may_warp else []
         for warp in warps:
             scales.append((warp, *place_knots(warp(x), df, degree, counts, warp(ends))))
-        values = find_values(x, df)
+        values = find_values(x, own.df)
         atoms = ()
-        if with_atoms and values is None and repeats(x):
+        may_deviate = with_atoms and np.isnan(own.alpha) and not own.is_shaped
+        if may_deviate and values is None and repeats(x):
             if distinct is None:
                 distinct = find_distinct([*X.T, totals.sample.y, totals.sample.offset])
             atoms = find_atoms(x[distinct[there]])
@@ -85,8 +95,21 @@ def build_basis(totals, levels, df, degree, warped, with_atoms, family, link):
         if knots is not None or missing:
             term = SplineBasis(j, knots, degree_here, missing, warp, float(ends[0]), atoms)
             term.values = values
+            shape = {"monotonic": link.sign * own.monotonic, "convex": link.sign * own.convex}
+            term.setting = own._replace(**shape)
             terms.append(term)
     return Basis(terms)
+
+
+def _take_knots(own, ends):
+    """Return the knots that are asked for, with the ends of the range, and the degree."""
+    if not (ends[0] < own.knots[0] and own.knots[-1] < ends[1]):
+        raise ValueError(
+            f"knots must lie inside the range of their column, from {ends[0]:g} to {ends[1]:g}, "
+            f"got {own.knots.tolist()}"
+        )
+    low, high = ([end] * (own.degree + 1) for end in ends)
+    return np.concatenate([low, own.knots, high]), own.degree
 
 
 def _leave(totals, family, link):

@@ -27,30 +27,35 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
 
     Parameters
     ----------
-    df : int, default=15
+    df : int, array-like or dict, default=15
         Maximum number of B-splines per term, at least degree + 1. A column with ties, or with
         fewer distinct values than `df`, gets fewer; a constant column gets no term. With
         alpha="auto", every column gets fewer if the total would exceed both 600 and two per row.
-    alpha : float, array-like of shape (n_features,) or "auto", default="auto"
+    alpha : float, "auto", array-like of shape (n_features,) or dict, default="auto"
         Weight of the roughness penalty. "auto" chooses one for each term by `criterion`,
         independently of the units of X and y. A positive number has the same meaning as in
         statsmodels: it depends on the units of X (a feature multiplied by 10 needs 1000 times the
         alpha) and on the number of rows. For categorical columns, and for the effect of missing
         cells, the penalty is the sum of squared effects.
-    degree : int, default=3
+    degree : int, array-like or dict, default=3
         Degree of the splines, 2 to 5. statsmodels integrates S_j exactly for degree 3 and to
         within a few per cent otherwise; solver="stream" is exact for every degree.
-    extrapolate : {"linear", "constant", "error"}, default="linear"
+    extrapolate : {"linear", "constant", "error"}, array-like or dict, default="linear"
         How a curve continues outside its training range: along its tangent, as a constant, or
         not at all. "error" tolerates values outside only by float32 rounding.
     family : str, default="gaussian"
         Distribution of the response: "gaussian", "binomial", which is for proportions, "poisson",
-        "gamma" or "inverse_gaussian". "quasibinomial" and "quasipoisson" have the variance of
+        "gamma" or "inverse_gaussian"; "negative_binomial", for counts of variance
+        mu + mu^2 / size; "tweedie", for amounts of which many are 0, of variance scale mu^power,
+        1 < power < 2; "scaled_t", for responses with outliers. Their size, power or degrees of
+        freedom, and the scale, are learned from the rows, or kept where given, as in
+        "tweedie(1.5)". "quasibinomial" and "quasipoisson" have the variance of
         their namesakes times a scale that is estimated, for responses that scatter more; they have
         no likelihood, so that log_likelihood and aic are NaN.
     link : str, optional
         gaussian: "identity" or "log"; binomial: "logit", "probit" or "cloglog"; poisson: "log" or
-        "sqrt"; gamma: "log" or "inverse"; inverse_gaussian: "log". By default the first.
+        "sqrt"; gamma: "log" or "inverse"; inverse_gaussian and tweedie: "log";
+        negative_binomial: "log" or "sqrt"; scaled_t: "identity" or "log". By default the first.
     criterion : {"reml", "gcv"}, default="reml"
         What alpha="auto" optimises: restricted likelihood, or generalised cross-validation.
     categorical_features : "from_dtype", None or array-like, default="from_dtype"
@@ -88,6 +93,21 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         own by `criterion`. Beyond the training range it stays as at the end of the range; where
         a cell is missing or a level unseen, features act alone. Of more than 12 levels, the
         rarest are one. A number for alpha is that of pairs, too.
+    knots : dict, optional
+        Inner knots of some features, by name or position, in place of quantiles: numbers inside
+        the feature's range, ascending.
+    linear : array-like, optional
+        Features, by name or position, that are straight lines.
+    monotonic_cst : array-like of shape (n_features,) or dict, optional
+        1 for a feature with which the prediction may only rise, -1 for one with which it may only
+        fall, 0 for none, as in scikit-learn's `HistGradientBoostingRegressor`. It holds beyond the
+        training range, too.
+    convex_cst : array-like of shape (n_features,) or dict, optional
+        1 for a feature of which the curve is convex on the scale of the link, -1 for a concave
+        one, 0 for none; the other way round for link="inverse", which falls.
+    select : bool, default=False
+        Whether terms with alpha="auto" may be shrunk to nothing, their straight lines included, as
+        far as the criterion asks for it: a term without effect then has an edf near 0.
     verbose : int, default=0
         If not 0, a fit of more than five seconds prints every five seconds how far it is.
 
@@ -103,7 +123,7 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
     edf_ : ndarray of shape (n_features,)
         Effective degrees of freedom of each term; 1 is a straight line.
     scale_ : float
-        Residual variance, or the family's dispersion.
+        Residual variance, or the family's dispersion; of scaled_t its squared unit.
     feature_importances_ : ndarray of shape (n_features,)
         Mean size of each feature's contributions over the training rows, on the scale of the link.
     statistics_ : Statistics
@@ -133,6 +153,15 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
     and `score`, so that a grid search compares what it should; a metric made into a scorer calls
     `predict` without one, so search by `score`, or by a callable that passes the offset.
 
+    `df`, `alpha`, `degree` and `extrapolate` are one value for all features, an array of one each,
+    or a dict by name or position, which leaves the others at the default.
+
+    With `monotonic_cst` or `convex_cst`, the coefficients minimise the same under the constraint
+    that the B-splines' coefficients rise, or rise ever more steeply, which is sufficient. The
+    smoothing parameters, edf and the widths of bands are those of the fit without it, so that
+    bands are rather too wide, and their ends need not have the shape of the curve. Atoms and, for
+    convex curves, warps are left out.
+
     A binary column is a straight line; a column with few distinct values has as many B-splines; a
     constant one has no term. Columns that repeat one another share one effect in equal parts.
 
@@ -140,6 +169,8 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
     ----------
     Eilers and Marx (1996), "Flexible smoothing with B-splines and penalties",
     Statistical Science 11(2).
+    Marra and Wood (2011), "Practical variable selection for generalized additive models",
+    Computational Statistics & Data Analysis 55(7): `select`.
     Wood (2017), "Generalized Additive Models", 2nd edition, sections 4.2, 5.3 and 6.1.
     Wood and Fasiolo (2017), "A generalized Fellner-Schall method for smoothing parameter
     optimization", Biometrics 73.
@@ -173,6 +204,11 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         warp="auto",
         atoms="auto",
         interactions=None,
+        knots=None,
+        linear=None,
+        monotonic_cst=None,
+        convex_cst=None,
+        select=False,
         verbose=0,
     ):
         self.df = df
@@ -188,6 +224,11 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         self.warp = warp
         self.atoms = atoms
         self.interactions = interactions
+        self.knots = knots
+        self.linear = linear
+        self.monotonic_cst = monotonic_cst
+        self.convex_cst = convex_cst
+        self.select = select
         self.verbose = verbose
 
     def fit(self, X, y, sample_weight=None, offset=None):
@@ -318,6 +359,16 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         Whether values that many rows share may deviate from the curve, as in `GAMRegressor`.
     interactions : None, int, "auto" or list of pairs, default=None
         What two features do together, as in `GAMRegressor`.
+    knots : dict, optional
+        Inner knots of some features, by name or position.
+    linear : array-like, optional
+        Features that are straight lines.
+    monotonic_cst : array-like of shape (n_features,) or dict, optional
+        1 for a feature with which the probability of `classes_[1]` may only rise, -1 for fall.
+    convex_cst : array-like of shape (n_features,) or dict, optional
+        1 for a feature of which the curve is convex, -1 for concave.
+    select : bool, default=False
+        Whether terms may be shrunk to nothing.
     verbose : int, default=0
         Whether a long fit prints how far it is.
 
@@ -380,6 +431,11 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         warp="auto",
         atoms="auto",
         interactions=None,
+        knots=None,
+        linear=None,
+        monotonic_cst=None,
+        convex_cst=None,
+        select=False,
         verbose=0,
     ):
         self.df = df
@@ -393,6 +449,11 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         self.warp = warp
         self.atoms = atoms
         self.interactions = interactions
+        self.knots = knots
+        self.linear = linear
+        self.monotonic_cst = monotonic_cst
+        self.convex_cst = convex_cst
+        self.select = select
         self.verbose = verbose
 
     def __sklearn_tags__(self):

@@ -5,8 +5,9 @@ from scipy import stats
 from sklearn.utils.validation import check_is_fitted
 
 from gam_model._columns import list_columns
-from gam_model._families import FAMILIES, LINKS
+from gam_model._families import find_family
 from gam_model._inference import normal_quantile, response_interval
+from gam_model._links import LINKS
 from gam_model._optional import load
 from gam_model._terms import LevelTerm, SmoothTerm
 from gam_model.dates import from_days
@@ -221,7 +222,7 @@ class ExplanationMixin:
             raise ValueError(f"kind must be one of {KINDS}, got kind={kind!r}")
         read, z = self._validate(X), normal_quantile(coverage)
         shift = self._read_offset(offset, len(read))
-        link, family = LINKS[self.terms_.link], FAMILIES[self._family]
+        link, family = LINKS[self.terms_.link], find_family(self._family)[0]
         mu, eta = self.terms_.predict(read, shift), self.terms_.eta(read, shift)
         variance = self._posterior.variance(read)
         ends = link.bracket(eta - z * np.sqrt(variance), eta + z * np.sqrt(variance))
@@ -301,7 +302,7 @@ class ExplanationMixin:
             ("Family:", self._family),
             ("Link:", self.terms_.link),
             ("Solver:", self.solver),
-            ("Smoothing:", self.criterion if isinstance(self.alpha, str) else "given"),
+            ("Smoothing:", self.criterion if isinstance(self.alpha, (str, dict)) else "given"),
             ("No. Observations:", f"{statistics.n_rows:.10g}"),
             ("Effective df:", f"{statistics.edf:.2f}"),
         ]
@@ -315,7 +316,7 @@ class ExplanationMixin:
             ("Residual df:", f"{statistics.residual_df:.2f}"),
         ]
         error = self._posterior.intercept_variance() ** 0.5
-        known = FAMILIES[self._family].scale is not None
+        known = not find_family(self._family)[0].estimates_scale
         distribution = stats.norm if known else stats.t(max(statistics.residual_df, 1.0))
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.float64(self.intercept_) / error

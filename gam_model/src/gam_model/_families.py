@@ -1,120 +1,23 @@
-"""Exponential families and link functions."""
+"""Families: the distribution of the response, each with its whole law."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
-from scipy.special import expit, gammaincinv, gammaln, logit, ndtr, ndtri, xlog1py, xlogy
+from scipy.optimize import minimize
+from scipy.special import gammaincinv, gammaln, ndtri, stdtr, stdtrit, xlog1py, xlogy
 
-_HUGE = np.finfo(float).max
-# Lower bound of the mean of counts and amounts, so that y / mu is finite.
-_TINY = 1e-200
+from gam_model import _tweedie
+from gam_model._links import CLOGLOG, IDENTITY, INVERSE, LOG, LOGIT, PROBIT, SQRT, TINY, Link
+
 # Distance of a binomial mu from 0 and 1, so that weights and deviance are finite.
 _EDGE = np.finfo(float).eps
 _LEAST = np.finfo(float).tiny
 _MANY = 1e6  # counts treated as continuous, as SciPy computes their quantiles slowly
-
-
-@dataclass(frozen=True)
-class Link:
-    """
-    A link function g, with eta = g(mu).
-
-    Parameters
-    ----------
-    name : str
-        Its name, as in statsmodels' `links`.
-    link, derivative : callable
-        g(mu) and g'(mu), elementwise.
-    inverse : callable
-        The inverse of g, elementwise, for all numbers: where g does not reach eta it gives the
-        limit of mu, such as infinity beyond a pole.
-    domain : tuple of float
-        Open interval of eta in which mu is finite.
-    means : tuple of float
-        Open interval of mu in which g is defined.
-    turning_point : float or None
-        The eta at which the inverse changes from falling to rising, if it does.
-    """
-
-    name: str
-    link: Callable[[np.ndarray], np.ndarray]
-    inverse: Callable[[np.ndarray], np.ndarray]
-    derivative: Callable[[np.ndarray], np.ndarray]
-    domain: tuple[float, float] = (-np.inf, np.inf)
-    means: tuple[float, float] = (-np.inf, np.inf)
-    turning_point: float | None = None
-
-    def reaches(self, eta):
-        """Return for each eta, a number or an array, whether its mu is finite."""
-        low, high = self.domain
-        return (low < eta) & (eta < high)
-
-    def bracket(self, low, high):
-        """
-        Transform intervals of eta into intervals of mu.
-
-        Parameters
-        ----------
-        low, high : ndarray of shape (n_samples,)
-            Ends of eta.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, 2)
-            Lower and upper end of mu; infinite where the interval of eta reaches a pole.
-        """
-        with np.errstate(over="ignore", divide="ignore"):
-            ends = np.sort(
-                self.inverse(np.column_stack([low, high])), axis=1
-            )  # links may decrease
-        if self.turning_point is not None:
-            ends[(low < self.turning_point) & (self.turning_point < high), 0] = self.inverse(
-                self.turning_point
-            )
-        return ends
-
-
-def _normal_density(z):
-    return np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
-
-
-IDENTITY = Link("identity", lambda mu: mu, lambda eta: eta, np.ones_like)
-LOG = Link(
-    "log",
-    np.log,
-    lambda eta: np.exp(np.maximum(eta, np.log(_TINY))),
-    lambda mu: 1 / mu,
-    domain=(-np.inf, np.log(_HUGE)),
-    means=(0.0, np.inf),
-)
-INVERSE = Link(
-    "inverse",
-    lambda mu: 1 / mu,
-    lambda eta: 1 / np.maximum(eta, 0.0),
-    lambda mu: -1 / mu**2,
-    domain=(1 / _HUGE, np.inf),
-    means=(0.0, np.inf),
-)
-SQRT = Link(
-    "sqrt",
-    np.sqrt,
-    lambda eta: np.maximum(np.square(eta), _TINY),
-    lambda mu: 0.5 / np.sqrt(mu),
-    domain=(-np.sqrt(_HUGE), np.sqrt(_HUGE)),
-    means=(0.0, np.inf),
-    turning_point=0.0,
-)
-LOGIT = Link("logit", logit, expit, lambda mu: 1 / (mu * (1 - mu)), means=(0.0, 1.0))
-PROBIT = Link("probit", ndtri, ndtr, lambda mu: 1 / _normal_density(ndtri(mu)), means=(0.0, 1.0))
-CLOGLOG = Link(
-    "cloglog",
-    lambda mu: np.log(-np.log1p(-mu)),
-    lambda eta: -np.expm1(-np.exp(np.minimum(eta, 100.0))),
-    lambda mu: -1 / ((1 - mu) * np.log1p(-mu)),
-    means=(0.0, 1.0),
-)
-LINKS = {link.name: link for link in (IDENTITY, LOG, INVERSE, SQRT, LOGIT, PROBIT, CLOGLOG)}
+_LEARNED_FROM = 20_000  # rows that a parameter of a costly likelihood is learned from
+_DIGITS = 5  # significant ones of a parameter that was learned
 
 
 @dataclass(frozen=True)
@@ -163,7 +66,12 @@ class Family:
     one_step : Link or None
         The link with which one least-squares step is the whole fit.
     location : bool
-        Whether the deviance depends on y - mu alone, so that y may be shifted.
+        Whether the deviance depends on y - mu alone, and squares it, so that y may be shifted.
+    pull : callable or None
+        What stands for y - mu in a step of the fit, from y and mu, where the slope of the
+        log-likelihood by mu is not (y - mu) / (V(mu) scale).
+    unknown : Unknown or None
+        What is to be learned from the rows: the family's own parameters and its scale.
 
     References
     ----------
@@ -187,6 +95,61 @@ class Family:
     two_outcomes: bool = False
     one_step: Link | None = None
     location: bool = False
+    pull: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    unknown: "Unknown | None" = None
+
+    @property
+    def n_estimated(self):
+        """Number of parameters estimated beside the mean, the scale among them."""
+        return len(self.unknown.at) if self.unknown else int(self.scale is None)
+
+    @property
+    def estimates_scale(self):
+        """Whether the scale is an estimate, so that tests are by F."""
+        return self.unknown.with_scale if self.unknown else self.scale is None
+
+    def learn(self, y, mu, weight, edf):
+        """
+        Learn the parameters that are unknown, given the means.
+
+        They maximise l(y; mu) + edf / (2 n_samples) sum_i log(V(mu_i) scale). The second part is
+        that of the restricted likelihood, -1/2 log|B'WB + S|, which makes up for the degrees of
+        freedom that mu was fitted with, here shared by all rows alike.
+
+        Parameters
+        ----------
+        y, mu, weight : ndarray of shape (n_samples,)
+            Rows, their fitted means and weights.
+        edf : float
+            Effective degrees of freedom of the fit.
+
+        Returns
+        -------
+        Family
+            With these parameters.
+
+        References
+        ----------
+        Wood, Pya and Saefken (2016), "Smoothing parameter and model selection for general smooth
+        models", Journal of the American Statistical Association 111, section 3.
+        """
+        mu = np.clip(mu, *self.bounds)
+        if self.unknown.costly:
+            few = slice(None, None, 1 + (len(y) - 1) // _LEARNED_FROM)
+            y, mu, weight = y[few], mu[few], weight[few]
+        share = weight / weight.sum()
+
+        def loss(at):
+            law = self.unknown.build(*at)
+            likelihood = law.log_base(y) - law.unit_deviance(y, mu) / law.scale / 2
+            spread = np.log(law.variance(mu) * law.scale)
+            return -float(share @ (likelihood + edf / (2 * len(y)) * spread))
+
+        found = minimize(
+            loss, self.unknown.at, method="L-BFGS-B", bounds=self.unknown.bounds,
+            options={"ftol": 1e-13, "gtol": 1e-7},
+        )  # fmt: skip
+        return self.unknown.build(*found.x, digits=_DIGITS)
 
     def residuals(self, y, mu, scale):
         """
@@ -224,6 +187,32 @@ class Family:
         return np.where(tails[0] < tails[1], -low, high)
 
 
+@dataclass(frozen=True)
+class Unknown:
+    """
+    What a family learns from the rows.
+
+    Parameters
+    ----------
+    build : callable
+        Returns the family, from values such as `at`.
+    at : tuple of float
+        The present values, most of them logarithms.
+    bounds : tuple of tuple
+        Least and greatest of each.
+    with_scale : bool
+        Whether the scale is among them.
+    costly : bool
+        Whether the likelihood is so slow that some of the rows must do.
+    """
+
+    build: Callable[..., Family]
+    at: tuple[float, ...]
+    bounds: tuple[tuple[float, float], ...]
+    with_scale: bool = False
+    costly: bool = False
+
+
 # A new response varies by V(mu) scale + variance: a normal; for counts a negative binomial, for
 # gamma a gamma of lower shape.
 
@@ -246,12 +235,13 @@ def _gamma_quantile(p, mu, variance, scale):
     return mu * (gammaincinv(shape, p) / shape)
 
 
-def _count_tails(y, mu, _):
+def _count_tails(y, mu, _, size=None):
     from scipy import stats
 
     if not np.array_equal(y, np.floor(y)):
         return None
-    law, u = stats.poisson(mu), np.random.default_rng(0).uniform(size=len(y))
+    law = stats.poisson(mu) if size is None else stats.nbinom(size, size / (size + mu))
+    u = np.random.default_rng(0).uniform(size=len(y))
     step = u * law.pmf(y)
     return law.cdf(y - 1) + step, law.sf(y - 1) - step
 
@@ -336,7 +326,7 @@ FAMILIES = {
             links=(LOG, SQRT),
             variance=lambda mu: mu,
             unit_deviance=_poisson_deviance,
-            bounds=(_TINY, np.inf),
+            bounds=(TINY, np.inf),
             domain="not negative, and not all 0",
             accepts=lambda low, high: low >= 0 and high > 0,
             generator=lambda y: xlogy(y, y),
@@ -352,7 +342,7 @@ FAMILIES = {
             links=(LOG, INVERSE),
             variance=np.square,
             unit_deviance=_gamma_deviance,
-            bounds=(_TINY, np.inf),
+            bounds=(TINY, np.inf),
             domain="positive",
             accepts=lambda low, high: low > 0,
             generator=lambda y: -np.log(y),
@@ -367,7 +357,7 @@ FAMILIES = {
             links=(LOG,),
             variance=lambda mu: mu**3,
             unit_deviance=lambda y, mu: (y / mu - 1) ** 2 / y,
-            bounds=(_TINY**0.5, _TINY**-0.5),  # of which the cube is a number
+            bounds=(TINY**0.5, TINY**-0.5),  # of which the cube is a number
             domain="positive",
             accepts=lambda low, high: low > 0,
             generator=lambda y: 0.5 / y,
@@ -393,6 +383,133 @@ FAMILIES |= {
 }
 
 
+_ANY = (-60.0, 60.0)  # logarithms of a scale
+
+
+def _round(value, digits):
+    return float(value) if digits is None else float(f"{value:.{digits}g}")
+
+
+def _build_negative_binomial(log_size=0.0, given=None, digits=None):
+    """Build it for counts of variance mu + mu^2 / size: Poisson, with means that are gamma."""
+    size = _round(np.exp(log_size), digits) if given is None else given
+
+    def unit_deviance(y, mu):
+        # As (y + size) / (mu + size) = 1 + (y - mu) / (mu + size), nothing cancels near y = mu.
+        away = (y - mu) / (mu + size)
+        return 2 * (xlogy(y, y / mu) - xlog1py(y + size, away))
+
+    def log_base(y):
+        counts = gammaln(y + size) - gammaln(size) - gammaln(y + 1)
+        return counts - xlog1py(size, y / size) + xlogy(y, y / (y + size))
+
+    return replace(
+        FAMILIES["poisson"],
+        name=f"negative_binomial({size!r})",
+        links=(LOG, SQRT),
+        variance=lambda mu: mu + mu * (mu / size),
+        unit_deviance=unit_deviance,
+        bounds=(TINY, TINY**-0.5),
+        generator=lambda y: xlogy(y, y) - xlogy(y + size, y + size),
+        log_base=log_base,
+        quantile=lambda p, mu, variance, _: _count_quantile(p, mu, variance + mu**2 / size, 1.0),
+        tails=lambda y, mu, _: _count_tails(y, mu, 1.0, size),
+        is_rate=False,
+        unknown=None
+        if given is not None
+        else Unknown(_build_negative_binomial, (float(np.log(size)),), ((-7.0, 14.0),)),
+    )
+
+
+def _build_tweedie(log_scale=0.0, power=1.5, given=None, digits=None):
+    """Build it for amounts of which many are zero, a Poisson number of gamma amounts."""
+    power = _round(power, digits) if given is None else given
+    scale, left = _round(np.exp(log_scale), digits), 2 - power
+
+    def unit_deviance(y, mu):
+        q = y / mu
+        return 2 * mu**left * (q**left / ((1 - power) * left) - q / (1 - power) + 1 / left)
+
+    def quantile(p, mu, variance, scale):
+        p, mu, wide = np.broadcast_arrays(p, mu, scale + variance / mu**power)
+        flat = (part.ravel() for part in (p, mu))
+        found = _tweedie.quantile(*flat, power, wide.ravel())
+        return found.reshape(p.shape)
+
+    def tails(y, mu, scale):
+        law = mu, power, np.full(len(y), scale)
+        none, u = _tweedie.none(*law), np.random.default_rng(0).uniform(size=len(y))
+        step = np.where(y > 0, none, none * u)
+        below, above = (_tweedie.tail(y, *law, above=side) for side in (False, True))
+        return step + below, above + none - step
+
+    return Family(
+        f"tweedie({power!r})",
+        links=(LOG,),
+        variance=lambda mu: mu**power,
+        unit_deviance=unit_deviance,
+        bounds=(TINY**0.5, TINY**-0.5),
+        domain="not negative, and not all 0",
+        accepts=lambda low, high: low >= 0 and high > 0,
+        generator=lambda y: y**left / ((1 - power) * left),
+        log_base=lambda y: _tweedie.log_saturated(y, power, scale),
+        log_scale=lambda scale: 0.0,
+        scale=scale,
+        quantile=quantile,
+        tails=tails,
+        unknown=Unknown(
+            partial(_build_tweedie, given=given),
+            (float(np.log(scale)), power)[: 1 + (given is None)],
+            (_ANY, (1.01, 1.99))[: 1 + (given is None)],
+            with_scale=True,
+            costly=True,
+        ),
+    )
+
+
+def _build_scaled_t(log_scale=0.0, log_df=1.6, given=None, digits=None):
+    """Build it for responses with outliers, t around mu, with the scale as its squared unit."""
+    df = _round(np.exp(log_df), digits) if given is None else given
+    scale = _round(np.exp(log_scale), digits)
+    constant = gammaln((df + 1) / 2) - gammaln(df / 2) - 0.5 * np.log(np.pi * df * scale)
+
+    def tails(y, mu, scale):
+        t = (y - mu) / np.sqrt(scale)
+        return stdtr(df, t), stdtr(df, -t)
+
+    return replace(
+        FAMILIES["gaussian"],
+        name=f"scaled_t({df!r})",
+        # The expected information of a row is (df + 1) / (df + 3) / scale.
+        variance=lambda mu: np.full_like(mu, (df + 3) / (df + 1)),
+        unit_deviance=lambda y, mu: scale * (df + 1) * np.log1p((y - mu) ** 2 / (df * scale)),
+        generator=np.zeros_like,
+        log_base=lambda y: np.full_like(y, constant),
+        log_scale=lambda scale: 0.0,
+        scale=scale,
+        quantile=lambda p, mu, variance, scale: mu + np.sqrt(scale + variance) * stdtrit(df, p),
+        tails=tails,
+        one_step=None,
+        location=False,
+        pull=lambda y, mu: (df + 3) * (y - mu) / (df + (y - mu) ** 2 / scale),
+        unknown=Unknown(
+            partial(_build_scaled_t, given=given),
+            (float(np.log(scale)), float(np.log(df)))[: 1 + (given is None)],
+            (_ANY, (np.log(2.0), np.log(1000.0)))[: 1 + (given is None)],
+            with_scale=True,
+        ),
+    )
+
+
+# Families with a parameter of their own: how they are built, what it is called, and its bounds.
+_OWN = {
+    "negative_binomial": (_build_negative_binomial, "the size", 0.0, np.inf),
+    "tweedie": (_build_tweedie, "the power", 1.0, 2.0),
+    "scaled_t": (_build_scaled_t, "the degrees of freedom", 1.0, np.inf),
+}
+FAMILIES |= {name: replace(build(), name=name) for name, (build, *_) in _OWN.items()}
+
+
 def find_family(name, link=None):
     """
     Look up a family and one of its links.
@@ -400,7 +517,8 @@ def find_family(name, link=None):
     Parameters
     ----------
     name : str
-        One of `FAMILIES`.
+        One of `FAMILIES`; a parameter of its own may follow in brackets, as in "tweedie(1.5)".
+        Else it is learned from the rows.
     link : str or None
         Name of one of the family's links; None for its default.
 
@@ -412,20 +530,38 @@ def find_family(name, link=None):
     Raises
     ------
     ValueError
-        If there is no such family, or it has no such link.
+        If there is no such family, it has no such link, or its parameter is out of bounds.
 
     Examples
     --------
     >>> find_family("gamma")[1].name
     'log'
     """
-    if name not in FAMILIES:
+    own = re.fullmatch(r"(\w+)\((.+)\)", name) if isinstance(name, str) else None
+    if own and own[1] in _OWN:
+        family = _build_given(name, *own.groups())
+    elif name in FAMILIES:
+        family = FAMILIES[name]
+    else:
         raise ValueError(f"family must be one of {tuple(FAMILIES)}, got family={name!r}")
-    family = FAMILIES[name]
     links = {candidate.name: candidate for candidate in family.links}
     if link is not None and link not in links:
         raise ValueError(f"link of {name} must be one of {tuple(links)}, got link={link!r}")
     return family, family.links[0] if link is None else links[link]
+
+
+def _build_given(family, name, text):
+    build, what, low, high = _OWN[name]
+    try:
+        value = float(text)
+    except ValueError:
+        value = np.nan
+    if not low < value < high:
+        raise ValueError(
+            f"{what} of {name} must be a number between {low:g} and {high:g}, or be left out to "
+            f"learn it from the rows, got family={family!r}"
+        )
+    return build(given=value)
 
 
 def check_mean(family, link, mean):

@@ -57,7 +57,7 @@ def warn_of_fit(fit, totals, family, names, levels, stacklevel):
             UserWarning,
             stacklevel=stacklevel + 1,
         )
-    if family.scale is not None:
+    if not family.estimates_scale:
         separating = _find_levels(fit.basis.terms, totals, family, names, levels)
         if separating:
             warnings.warn(

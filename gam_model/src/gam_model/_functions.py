@@ -59,9 +59,11 @@ class SplineBasis:
         Whether all coefficients are penalised effects.
     values : ndarray or None
         The column's distinct values, if it has no more than functions.
+    setting : Setting or None
+        What is asked of the column alone; its shapes are those of eta.
     """
 
-    values = None
+    values = setting = None
 
     def __init__(self, feature, knots, degree, missing=False, warp=None, value=None, atoms=()):
         self.feature, self.knots, self.degree, self.missing = feature, knots, degree, missing
@@ -94,12 +96,45 @@ class SplineBasis:
             rotation[own, own] = axes
             if curvature.any():
                 diagonals.append(np.append(curvature, np.zeros(kept - len(curvature))))
+            if self.setting is not None and self.setting.select:
+                diagonals.append(np.eye(kept)[0])
         if self.n_marks:
             marks = np.arange(kept) - (self.n_splines - self.left_out)
             diagonals.append(((marks >= 0) & (marks < self.n_marks)).astype(float))
         if self.missing:
             diagonals.append(np.eye(kept)[-1])
         return rotation, np.reshape(diagonals, (-1, kept))
+
+    def constraints(self):
+        """
+        Return what keeps the curve in the shape that is asked for.
+
+        A rising curve has coefficients that rise; a convex one has coefficients that rise in ever
+        larger steps, by distance of the averages of knots that they stand at. Both are sufficient,
+        beyond the range too.
+
+        Returns
+        -------
+        ndarray of shape (n_constraints, k)
+            Not negative, times the coefficients of what is not left out.
+
+        References
+        ----------
+        de Boor (2001), "A Practical Guide to Splines", chapter XI.
+        """
+        own, rows = self.setting, []
+        if own is not None and self.left_out:
+            rise = np.diff(np.eye(self.n_splines), axis=0)
+            if own.monotonic:
+                rows.append(own.monotonic * rise)
+            if own.convex and self.n_splines > 2:
+                d = self.degree
+                slopes = rise / (self.knots[d + 1 : -1] - self.knots[1 : -d - 1])[:, None]
+                rows.append(own.convex * np.diff(slopes, axis=0))
+        kept = np.zeros((sum(map(len, rows)), self.size - self.left_out))
+        if rows:
+            kept[:, : self.n_splines - 1] = np.concatenate(rows)[:, 1:]
+        return kept
 
     def mark(self, x):
         """
@@ -172,6 +207,8 @@ class SplineBasis:
         ndarray of shape (n_samples, size)
             Values of the functions.
         """
+        if self.setting is not None:
+            extrapolate = self.setting.extrapolate
         is_missing, rows = np.isnan(x), np.zeros((len(x), self.size))
         if self.n_marks:
             mark = self.mark(x)
@@ -213,8 +250,13 @@ class SplineBasis:
         SmoothTerm
         """
         j, unit = self.feature, features.units.get(self.feature)
+        if self.setting is not None:
+            extrapolate = self.setting.extrapolate
         # B-splines sum to one, so that the curve is centred by shifting all its coefficients.
         curve = coef[: self.n_splines] - mean
+        if self.left_out and self.setting is not None and self.setting.monotonic:
+            sign = self.setting.monotonic
+            curve = sign * np.maximum.accumulate(sign * curve)  # what rounding left
         missing = float(coef[-1] - mean) if self.missing else None
         if self.left_out:
             effects = coef[self.n_splines :][: self.n_marks]

@@ -423,8 +423,9 @@ class Statistics(NamedTuple):
     Figures of merit of a fit.
 
     n_rows is the sum of the weights; edf counts the intercept; residual_df = n_rows - edf;
-    explained = 1 - deviance / null_deviance; AIC = -2 log_likelihood + 2 (edf + 1 if the scale is
-    estimated), at scale deviance / n_rows; GCV = n_rows deviance / (n_rows - edf)^2.
+    explained = 1 - deviance / null_deviance; AIC = -2 log_likelihood + 2 (edf + estimates beside
+    the mean, as the scale is), at scale deviance / n_rows or what the family has learned;
+    GCV = n_rows deviance / (n_rows - edf)^2.
     """
 
     n_rows: float
@@ -444,7 +445,8 @@ def summarize(family, n_rows, edf, scale, deviance, null_deviance, log_base):
     Compute the fit statistics.
 
     deviance explained = 1 - deviance / null deviance
-    AIC = -2 log-likelihood + 2 (edf + 1 if the scale is estimated), at scale deviance / n_rows
+    AIC = -2 log-likelihood + 2 (edf + number of estimates beside the mean, as the scale is)
+    at scale deviance / n_rows, or what the family has learned
     GCV = n_rows deviance / (n_rows - edf)^2
 
     Parameters
@@ -483,7 +485,7 @@ def summarize(family, n_rows, edf, scale, deviance, null_deviance, log_base):
         null_deviance=null_deviance,
         explained=1 - deviance / null_deviance if null_deviance > 0 else np.nan,
         log_likelihood=float(log_likelihood),
-        aic=float(2 * (edf + (family.scale is None)) - 2 * log_likelihood),
+        aic=float(2 * (edf + family.n_estimated) - 2 * log_likelihood),
         gcv=n_rows * deviance / left**2 if left > 0 else np.nan,
     )
 

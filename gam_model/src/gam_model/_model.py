@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gam_model._families import LINKS
+from gam_model._links import LINKS
 from gam_model._pairs import PairTerm
 from gam_model._terms import LevelTerm, SmoothTerm
 

@@ -8,8 +8,9 @@ It is eliminated first, by a Schur complement: time and memory grow linearly wit
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import LinAlgError, cholesky, eigh
+from scipy.linalg import LinAlgError, cholesky, eigh, solve_triangular
 from scipy.linalg.lapack import dpotri
+from scipy.optimize import nnls
 
 _SMALLEST_PIVOT = 1e-13  # of a matrix with a unit diagonal; below it, columns are collinear
 _ROUNDING = 1e-12  # of z'Wz: what a difference of sums can't tell from 0
@@ -157,7 +158,7 @@ def expand(family, link, eta, y, weight):
     """
     mu = np.clip(link.inverse(eta), *family.bounds)
     slope, variance = link.derivative(mu), family.variance(mu)
-    residual = slope * (y - mu)
+    residual = slope * (y - mu if family.pull is None else family.pull(y, mu))
     working = weight / variance / slope**2
     deviance = float(weight @ family.unit_deviance(y, mu))
     if np.isfinite(family.bounds).all():
@@ -235,6 +236,40 @@ def solve(normal, penalty):
         determined,
         float(log_det),
     )
+
+
+def satisfy(solution, constraints):
+    """
+    Return the coefficients under which the equations lose least, of those within constraints.
+
+    The minimum of (b - coef)' V^-1 (b - coef) over A b >= 0 is at b = coef + V A'm, where m is not
+    negative and m'A V A'm + 2 m'A coef least.
+
+    Parameters
+    ----------
+    solution : Solution
+        The unconstrained one, coef, with V its inverse.
+    constraints : ndarray of shape (n_constraints, n_coef)
+        A.
+
+    Returns
+    -------
+    ndarray of shape (n_coef,)
+
+    References
+    ----------
+    Lawson and Hanson (1995), "Solving Least Squares Problems", chapter 23.
+    """
+    slack = constraints @ solution.coef
+    if not (slack < 0).any():
+        return solution.coef
+    reach = solution.inverse.dot(constraints.T)
+    metric = constraints @ reach
+    unit = 1 / np.sqrt(metric.diagonal())
+    metric = metric * unit * unit[:, None] + _SMALLEST_PIVOT * len(unit) * np.eye(len(unit))
+    root = cholesky(metric)
+    pull, _ = nnls(root, -solve_triangular(root, slack * unit, trans="T"))
+    return solution.coef + reach @ (unit * pull)
 
 
 def residual_square(normal, coef):

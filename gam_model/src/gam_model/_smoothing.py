@@ -60,7 +60,7 @@ class Smoothing(NamedTuple):
     criterion : {"reml", "gcv"}
         What they are chosen by. The prior of straight lines is always chosen by the first.
     alpha : ndarray of shape (n_terms,) or None
-        lambda / 2 of each term where they are given.
+        lambda / 2 of each term where they are given, else NaN.
     """
 
     scale: float | None
@@ -70,7 +70,7 @@ class Smoothing(NamedTuple):
     @property
     def given(self):
         """Whether all weights are given, except that of the straight lines if penalised."""
-        return self.alpha is not None
+        return self.alpha is not None and not np.isnan(self.alpha).any()
 
     def bound(self, reference, basis, hold=1.0):
         """
@@ -100,7 +100,9 @@ class Smoothing(NamedTuple):
         if hold < 1:
             high = np.where(held, np.maximum(unit * hold / (1 - hold), low), high)
         if self.alpha is not None:
-            low, high = (np.where(held, end, 2 * self.alpha[basis.owners]) for end in (low, high))
+            given = 2 * self.alpha[basis.owners]
+            chosen = held | np.isnan(given)
+            low, high = (np.where(chosen, end, given) for end in (low, high))
         return np.stack([low, high])
 
     def choose(self, normal, basis, bounds, weights, precision=None):

@@ -14,7 +14,15 @@ from scipy.linalg import eigh
 from scipy.sparse import csr_array
 
 from gam_model._basis import Basis
-from gam_model._normal import Arrowhead, Normal, Solution, expand, residual_square, solve
+from gam_model._normal import (
+    Arrowhead,
+    Normal,
+    Solution,
+    expand,
+    residual_square,
+    satisfy,
+    solve,
+)
 from gam_model._progress import report
 from gam_model._rows import CHUNK
 from gam_model._smoothing import estimate_scale, start_weights
@@ -471,3 +479,59 @@ def iterate(rows, family, link, smoothing, start, hold=0.0, tol=1e-10, max_iter=
                 best = merit, weights, coef, normal
     solution = solve(normal, basis.penalize(weights))._replace(coef=coef)
     return Fit(normal, basis, weights, solution, reference, done)
+
+
+def constrain(fit, rows, family, link, tol=1e-9, max_iter=100):
+    """
+    Move a fit to the least penalised deviance that its curves' shapes allow.
+
+    The smoothing parameters stay as they are, chosen without the constraints.
+
+    Parameters
+    ----------
+    fit : Fit
+        Where the iteration ended.
+    rows : Rows
+        Passed over once a step, unless one step solves it.
+    family : Family
+        Distribution of the response.
+    link : Link
+        Its link.
+    tol : float, default=1e-9
+        Decrease of the penalised deviance, relative to itself, that ends the iteration.
+    max_iter : int, default=100
+        Number of steps at most.
+
+    Returns
+    -------
+    Fit
+        The same, if no curve has a shape to keep.
+    """
+    constraints, penalty = fit.basis.constraints(), fit.basis.penalize(fit.weights)
+    if not len(constraints):
+        return fit
+    coef = satisfy(fit.solution, constraints)
+    if link is family.one_step:
+        normal = fit.normal._replace(deviance=residual_square(fit.normal, coef))
+        return fit._replace(normal=normal, solution=fit.solution._replace(coef=coef))
+    normal = accumulate(rows, family, link, coef)
+    for step in range(max_iter):
+        report(**{"step within shapes": step + 1})
+        solution, before = solve(normal, penalty), normal.deviance + penalty @ coef**2
+        moved = satisfy(solution, constraints) - coef
+        for halving in range(_HALVINGS):
+            trial = coef + moved / 2**halving  # between two points within the constraints
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+                found = accumulate(rows, family, link, trial)
+                after = found.deviance + penalty @ trial**2
+            if np.isfinite(after) and after <= before:
+                coef, normal = trial, found
+                break
+        else:
+            after = before
+        if before - after <= tol * abs(before):
+            break
+    solution = solve(normal, penalty)._replace(coef=coef)
+    return fit._replace(
+        normal=normal, solution=solution, settled=fit.settled and step + 1 < max_iter
+    )

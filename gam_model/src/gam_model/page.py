@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from gam_model import __version__
-from gam_model._families import LINKS
 from gam_model._functions import SplineBasis
+from gam_model._links import LINKS
 from gam_model._model import AdditiveModel
 from gam_model._terms import LevelTerm
 

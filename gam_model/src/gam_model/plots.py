@@ -26,7 +26,7 @@ from gam_model._drawing import (
     trace,
 )
 from gam_model._explanation import ExplanationMixin
-from gam_model._families import FAMILIES
+from gam_model._families import find_family
 from gam_model._inference import normal_quantile
 from gam_model._surfaces import draw_pairs
 from gam_model.dates import to_days, write_iso
@@ -320,7 +320,7 @@ def plot_diagnostics(estimator, X, y, *, offset=None):
     4
     """
     _check(estimator)
-    family = FAMILIES[estimator._family]
+    family = find_family(estimator._family)[0]
     rows = estimator._validate(X)
     y = _read_response(estimator, family, y)
     check_consistent_length(rows, y)

@@ -33,7 +33,7 @@ from gam_model._drawing import (
     share_limits,
     trace,
 )
-from gam_model._families import FAMILIES
+from gam_model._families import find_family
 from gam_model._inference import normal_quantile
 from gam_model._surfaces import draw_pairs
 from gam_model._terms import LevelTerm
@@ -316,7 +316,9 @@ def _describe_terms(estimator):
                 "" if np.isnan(row["alpha"]) else f"{row['alpha']:.3g}",
             ]
         )
-    test = "F" if FAMILIES[estimator._family].scale is None else "\N{GREEK SMALL LETTER CHI}²"
+    test = (
+        "F" if find_family(estimator._family)[0].estimates_scale else "\N{GREEK SMALL LETTER CHI}²"
+    )
     heads = ["feature", "importance", "", "edf", "ref. df", test, "p", "alpha"]
     return _say(
         "Importance is the mean size of a feature's contributions, on the scale of the "

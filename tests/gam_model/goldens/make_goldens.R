@@ -112,6 +112,21 @@ shares <- function(n = 500) {
   data.frame(y = rbinom(n, 10, rbeta(n, 15 * mu, 15 * (1 - mu))) / 10, x1, x2)
 }
 
+zeros_and_amounts <- function(n = 500) {
+  seed(114)
+  x1 <- runif(n)
+  x2 <- runif(n, 0, 100)
+  mu <- exp(1 + 0.7 * sin(2 * pi * x1) + cos(x2 / 20))
+  data.frame(y = rTweedie(mu, p = 1.4, phi = 1.5), x1, x2)
+}
+
+outliers <- function(n = 500) {
+  seed(115)
+  x1 <- runif(n)
+  x2 <- runif(n, 0, 100)
+  data.frame(y = sin(2 * pi * x1) + cos(x2 / 20) + 0.3 * rt(n, df = 4), x1, x2)
+}
+
 # Boundary knots at the range, repeated four times; k - 4 inner knots at equally spaced quantiles.
 cubic_knots <- function(x, k) {
   inner <- quantile(x, seq(0, 1, length.out = k - 2)[-c(1, k - 2)], type = 7, names = FALSE)
@@ -169,6 +184,8 @@ golden <- function(name, data, family = gaussian(), k = 15) {
     sp = I(unname(fit$sp)),
     edf = I(vapply(fit$smooth, function(s) sum(fit$edf[s$first.para:s$last.para]), 0)),
     scale_estimated = fit$scale.estimated, scale = fit$sig2,
+    # Of negative binomial, Tweedie and scaled t: theta, p, (df, sigma).
+    parameters = I(if (is.null(fit$family$getTheta)) numeric() else fit$family$getTheta(TRUE)),
     reml_scale = fit$reml.scale, deviance = deviance(fit), null_deviance = fit$null.deviance,
     # AIC() would add the uncertainty of the smoothing parameters to the edf.
     aic = fit$aic, intercept = unname(coef(fit)[1]), intercept_se = unname(tests$se[1]),
@@ -303,3 +320,6 @@ golden("gamma", gamma_log(), Gamma(link = "log"))
 golden("weights", weights_prior())
 golden("quasipoisson", overdispersed(), quasipoisson())
 golden("quasibinomial", shares(), quasibinomial())
+golden("negative_binomial", overdispersed(), nb())
+golden("tweedie", zeros_and_amounts(), tw())
+golden("scaled_t", outliers(), scat())
