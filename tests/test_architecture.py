@@ -103,3 +103,19 @@ def test_the_page_names_what_there_is():
             assert (SOURCES.get(package, ROOT / package) / file).exists(), line
             named += 1
     assert named > 15
+
+
+def test_what_the_page_names_in_a_file_is_there():
+    text = (ROOT / "docs/architecture.md").read_text()
+    questions = text.partition("## Where would I")[2].splitlines()
+    assert sum(line.startswith(("| find", "| add", "| have")) for line in questions) >= 15
+    package, checked = "", 0
+    for folder, file, symbol in re.findall(
+        r"`(?:(\w+)/)?([a-z0-9_]+\.py)`(?:, `([\w.]+)`)?", "\n".join(questions)
+    ):
+        package = folder or package
+        source = (SOURCES.get(package, ROOT / package) / file).read_text()
+        for name in filter(None, symbol.split(".")):
+            assert re.search(rf"(class|def) {name}\b|\bself\.{name}\b", source), (file, symbol)
+            checked += 1
+    assert checked > 8
