@@ -23,7 +23,16 @@ from gam_model import GAMClassifier, GAMRegressor
 # One of the checks fits 15 rows of 30 columns, many fit blobs that lie apart.
 @pytest.mark.filterwarnings("ignore:.* rows are too few to identify the slopes of 30 columns")
 @pytest.mark.filterwarnings("ignore:y is separated by")
-@parametrize_with_checks([GAMRegressor(), GAMRegressor(alpha=1.0), GAMClassifier()])
+@parametrize_with_checks(
+    [
+        GAMRegressor(),
+        GAMRegressor(alpha=1.0),
+        GAMRegressor(interactions=2),
+        GAMRegressor(alpha=1.0, interactions=[(0, 1)]),
+        GAMClassifier(),
+        GAMClassifier(interactions="auto"),
+    ]
+)
 def test_scikit_learn(estimator, check):
     check(estimator)
 
@@ -85,6 +94,7 @@ class TestParameters:
             "weighting": 5,
             "warp": 6,
             "atoms": 7,
+            "interactions": 8,
             "verbose": "very",
         }
         assert clone(GAMRegressor(**odd), safe=False).get_params().keys() == odd.keys()
