@@ -796,7 +796,7 @@ def test_the_area_under_the_curve_is_scikit_learns(run, tmp_path):
         (
             {"train/t.csv": "a,b,y\n1,2,3\n2,1,4\n"},
             ["--interactions", '[["a", "c"]]'],
-            "interactions names 'c', which is not a column of X; it has 'a', 'b'",
+            "interactions names 'c', which is not a column of X, which has n_features=2: 'a', 'b'",
         ),
         ({"train/t.csv": ROWS}, ["--degree", "99"], "got degree=99"),
         ({"train/t.csv": ROWS}, ["--extrapolate", "guess"], "got extrapolate='guess'"),

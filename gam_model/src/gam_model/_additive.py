@@ -373,8 +373,10 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
         hold = shortage if n_lines else 0.0
         if n_lines and totals.n_rows <= 1 + n_lines:
             hold = 1.0
+            pairs = [isinstance(term, PairBasis) and not term.is_random for term in basis.terms]
             warnings.warn(
-                f"{totals.n_rows:g} rows are too few to identify the slopes of {n_lines} columns, "
+                f"{totals.n_rows:g} rows are too few to identify the slopes of "
+                f"{n_lines - sum(pairs)} columns, "
                 "so the slopes are shrunk towards 0; use more rows or fewer columns",
                 UserWarning,
                 stacklevel=5,

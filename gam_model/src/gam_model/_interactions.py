@@ -299,7 +299,8 @@ def _read_pair(pair, names):
         else:
             known = ", ".join(map(repr, names[:10])) + (", …" if len(names) > 10 else "")
             raise ValueError(
-                f"interactions names {column!r}, which is not a column of X; it has {known}"
+                f"interactions names {column!r}, which is not a column of X, which has "
+                f"n_features={len(names)}: {known}"
             )
     if found[0] == found[1]:
         raise ValueError(f"interactions pairs {names[found[0]]!r} with itself; name two columns")

@@ -12,6 +12,7 @@ from gam_model._interactions import PairBasis
 from gam_model._normal import Arrowhead, solve
 from gam_model._smoothing import estimate_scale
 from gam_model._solver import Fit, Reference
+from gam_model._splines import find_quantiles
 
 _BINS = 24  # of a numeric feature, in the joint histograms
 _SURE = 0.001  # chance that "auto" takes any pair if there is none
@@ -78,7 +79,9 @@ def find_pairs(interactions, margins, totals, blocks, model, family, link, scale
     pairs = list(itertools.combinations(sorted(margins), 2))
     if not pairs or scale <= 0:
         return []
-    bins = {j: _Bins(margin, totals.sample.X[:, j]) for j, margin in margins.items()}
+    sample = totals.sample
+    weight = sample.weight if totals.counted else np.ones(len(sample.y))
+    bins = {j: _Bins(margin, sample.X[:, j], weight) for j, margin in margins.items()}
     scores, information = (dict.fromkeys(pairs, 0.0) for _ in range(2))
     for block in blocks:
         mu = np.clip(link.inverse(model.eta(block.X) + block.offset), *family.bounds)
@@ -158,17 +161,18 @@ def keep_pairs(normal, basis, smooth):
 class _Bins:
     """Bins of one feature: quantiles, or groups of levels; missing cells in the last."""
 
-    def __init__(self, margin, x):
+    def __init__(self, margin, x, weight):
         self._place = margin.place if margin.is_levels else None
         if margin.is_levels:
             self.size = len(margin.place.pieces) + 1
         else:
-            ends = np.nanquantile(x, np.linspace(0, 1, _BINS + 1)[1:-1])
-            self._edges = np.unique(ends)
+            known = ~np.isnan(x)
+            at = np.linspace(0, 1, _BINS + 1)[1:-1]
+            self._edges = np.unique(find_quantiles(x[known], at, weight[known]))
             self.size = len(self._edges) + 2
         functions, where = margin.evaluate(x), self.find(x)
-        rows = np.maximum(np.bincount(where, minlength=self.size), 1)
-        columns = [np.bincount(where, column, self.size) / rows for column in functions.T]
+        rows = np.maximum(np.bincount(where, weight, self.size), 1e-300)
+        columns = [np.bincount(where, weight * f, self.size) / rows for f in functions.T]
         # 1, and the functions' means in each bin
         self.values = np.column_stack([np.ones(self.size), *columns])
 

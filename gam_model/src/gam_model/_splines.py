@@ -56,7 +56,7 @@ def place_knots(x, df, degree, weight=None, ends=None):
         counted = _count(x, weight, (low, high))
         df = min(df, len(counted[0]))
         degree = min(degree, df - 1)
-    inner = _quantiles(x, np.linspace(0, 1, df - degree + 1)[1:-1], weight)
+    inner = findfind_quantiles(x, np.linspace(0, 1, df - degree + 1)[1:-1], weight)
     if not np.all(np.diff([low, *inner, high]) > gap):
         values, counts = counted or _count(x, weight, (low, high))
         df = min(df, len(values))
@@ -87,8 +87,23 @@ def find_values(x, most):
     return values if len(values) <= most else None
 
 
-def _quantiles(x, at, weight):
-    """Return the quantiles of x with each value repeated as often as its weight."""
+def find_quantiles(x, at, weight):
+    """
+    Return quantiles of a column.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_samples,)
+        The column.
+    at : ndarray of shape (n_quantiles,)
+        Which quantiles, from 0 to 1.
+    weight : ndarray of shape (n_samples,) or None
+        How often each value counts.
+
+    Returns
+    -------
+    ndarray of shape (n_quantiles,)
+    """
     if weight is None or (weight == 1).all():
         values, last = np.sort(x), x.size - 1
         places = [np.floor(at * last).astype(int) + k for k in (0, 1)]
