@@ -11,10 +11,12 @@ from local_mode.store import (
     MODEL,
     TRAINING_JOB,
     TRANSFORM_JOB,
+    TUNING_JOB,
     Kind,
 )
 from local_mode.training import TrainingJobs
 from local_mode.transform import TransformJobs
+from local_mode.tuning import TuningJobs
 
 # What moto stores and gives back, and what asks for no work on AWS either.
 STORED = frozenset(
@@ -61,6 +63,7 @@ class Api:
     def __init__(self, machine: Machine, region: Region):
         self.region, self._store = region, region.store
         self.training_jobs = TrainingJobs(machine, region)
+        self.tuning_jobs = TuningJobs(region, self.training_jobs)
         self.transform_jobs = TransformJobs(machine, region)
         self.endpoints = Endpoints(machine, region)
         self.operations: dict[str, Handler] = {
@@ -69,6 +72,16 @@ class Api:
             "DeleteTrainingJob": lambda r, _: self.training_jobs.delete(r["TrainingJobName"]),
             "CreateTransformJob": lambda r, _: self.transform_jobs.create(r),
             "StopTransformJob": lambda r, _: self.transform_jobs.stop(r["TransformJobName"]),
+            "CreateHyperParameterTuningJob": self.tuning_jobs.create,
+            "StopHyperParameterTuningJob": lambda r, _: self.tuning_jobs.stop(
+                r["HyperParameterTuningJobName"]
+            ),
+            "DeleteHyperParameterTuningJob": lambda r, _: self.tuning_jobs.delete(
+                r["HyperParameterTuningJobName"]
+            ),
+            "ListTrainingJobsForHyperParameterTuningJob": lambda r, _: (
+                self.tuning_jobs.training_jobs(r)
+            ),
             "CreateModel": self._create_model,
             "CreateEndpointConfig": self._create_endpoint_config,
             "CreateEndpoint": lambda r, _: self.endpoints.create(r),
@@ -76,7 +89,7 @@ class Api:
             "UpdateEndpointWeightsAndCapacities": lambda r, _: self.endpoints.update_weights(r),
             "DeleteEndpoint": lambda r, _: self.endpoints.delete(r["EndpointName"]),
         }
-        for kind in (TRAINING_JOB, TRANSFORM_JOB, MODEL, ENDPOINT_CONFIG, ENDPOINT):
+        for kind in (TRAINING_JOB, TUNING_JOB, TRANSFORM_JOB, MODEL, ENDPOINT_CONFIG, ENDPOINT):
             self._add_reading(kind)
         for kind in (MODEL, ENDPOINT_CONFIG):
             self._add_deleting(kind)
@@ -109,6 +122,7 @@ class Api:
 
     def close(self) -> None:
         """Stop everything that runs."""
+        self.tuning_jobs.close()
         self.training_jobs.close()
         self.transform_jobs.close()
         self.endpoints.close()

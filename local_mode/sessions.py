@@ -105,6 +105,14 @@ class ProcessSession(_LoopbackSession):
         channels = [_as_s3(channel) for channel in input_config or []] or input_config
         return super().train(input_mode, channels, *arguments, **keywords)
 
+    def create_tuning_job(self, *arguments: Any, **request: Any) -> Any:
+        """Create a tuning job, whose training jobs may read files of this machine."""
+        config = request.get("training_config")
+        if config and config.get("input_config"):
+            channels = [_as_s3(channel) for channel in config["input_config"]]
+            request["training_config"] = {**config, "input_config": channels}
+        return super().create_tuning_job(*arguments, **request)
+
     # What the SDK waits with.
 
     def logs_for_job(self, job_name, wait=False, poll=_POLL, log_type="All", timeout=None):
@@ -143,6 +151,10 @@ class ProcessSession(_LoopbackSession):
     def wait_for_job(self, job, poll=_POLL):
         """Wait for the end of a training job."""
         return sagemaker.Session.wait_for_job(self, job, poll)
+
+    def wait_for_tuning_job(self, job, poll=_POLL):
+        """Wait for the end of a tuning job."""
+        return sagemaker.Session.wait_for_tuning_job(self, job, poll)
 
     def wait_for_transform_job(self, job, poll=_POLL):
         """Wait for the end of a transform job."""

@@ -168,11 +168,18 @@ class Store:
         usual = "Ascending" if kind in (TRAINING_JOB, TUNING_JOB) else "Descending"
         if request.get("SortOrder", usual) == "Descending":
             found.reverse()
-        start = _position(request.get("NextToken"))
-        end = start + request.get("MaxResults", 10)
         operation = SERVICE.operation_model(f"List{kind.name}s")
         shape = operation.output_shape.members[kind.summaries]
-        answer: dict[str, Any] = {kind.summaries: select(shape, found[start:end])}
+        answer = self.cut(kind.summaries, found, request)
+        return {**answer, kind.summaries: select(shape, answer[kind.summaries])}
+
+    def cut(
+        self, member: str, found: list[dict[str, Any]], request: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the page of a list that a request asks for, and the token of the next."""
+        start = _position(request.get("NextToken"))
+        end = start + request.get("MaxResults", 10)
+        answer: dict[str, Any] = {member: found[start:end]}
         if end < len(found):
             answer["NextToken"] = base64.b64encode(b"%d" % end).decode()
         return answer

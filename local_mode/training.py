@@ -97,15 +97,15 @@ class TrainingJobs:
         run.start()
         return {"TrainingJobArn": job["TrainingJobArn"]}
 
-    def stop(self, name: str) -> None:
-        """Stop a training job that runs."""
+    def stop(self, name: str, at_once: bool = False) -> None:
+        """Stop a training job that runs; at once, its programs get a few seconds only."""
         job = self._region.store.get(TRAINING_JOB, name)
         if job["TrainingJobStatus"] not in ("InProgress", "Stopping"):
             raise refuse(
                 "The request was rejected because the training job is in status "
                 f"{job['TrainingJobStatus']}."
             )
-        self._runs[name].stop("Stopped")
+        self._runs[name].stop("Stopped", at_once)
 
     def delete(self, name: str) -> None:
         """Forget a training job that has ended."""
