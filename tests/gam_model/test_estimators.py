@@ -95,6 +95,7 @@ class TestParameters:
             "warp": 6,
             "atoms": 7,
             "knots": 8,
+            "cyclic": 10,
             "linear": 9,
             "monotonic_cst": "up",
             "convex_cst": "down",

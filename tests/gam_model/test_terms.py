@@ -232,7 +232,7 @@ class TestJson:
             ('{"format": "other", "version": 1}', "is not a model that gam_model saved"),
             (
                 '{"format": "gam_model.AdditiveModel", "version": 99}',
-                "has version 99 of the format, this gam_model reads up to 3; install a newer",
+                "has version 99 of the format, this gam_model reads up to 4; install a newer",
             ),
         ],
     )

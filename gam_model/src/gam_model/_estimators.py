@@ -88,6 +88,9 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
     knots : dict, optional
         Inner knots of some features, by name or position, in place of quantiles: numbers inside
         the feature's range, ascending.
+    cyclic : dict, optional
+        Period of features that go round, by name or position, such as {"hour": 24}: the curve and
+        its slope are the same one period on, whatever `extrapolate` says.
     linear : array-like, optional
         Features, by name or position, that are straight lines.
     monotonic_cst : array-like of shape (n_features,) or dict, optional
@@ -194,6 +197,7 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         warp="auto",
         atoms="auto",
         knots=None,
+        cyclic=None,
         linear=None,
         monotonic_cst=None,
         convex_cst=None,
@@ -213,6 +217,7 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         self.warp = warp
         self.atoms = atoms
         self.knots = knots
+        self.cyclic = cyclic
         self.linear = linear
         self.monotonic_cst = monotonic_cst
         self.convex_cst = convex_cst
@@ -347,6 +352,8 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         Whether values that many rows share may deviate from the curve, as in `GAMRegressor`.
     knots : dict, optional
         Inner knots of some features, by name or position.
+    cyclic : dict, optional
+        Period of features that go round, such as {"hour": 24}.
     linear : array-like, optional
         Features that are straight lines.
     monotonic_cst : array-like of shape (n_features,) or dict, optional
@@ -415,6 +422,7 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         warp="auto",
         atoms="auto",
         knots=None,
+        cyclic=None,
         linear=None,
         monotonic_cst=None,
         convex_cst=None,
@@ -432,6 +440,7 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         self.warp = warp
         self.atoms = atoms
         self.knots = knots
+        self.cyclic = cyclic
         self.linear = linear
         self.monotonic_cst = monotonic_cst
         self.convex_cst = convex_cst

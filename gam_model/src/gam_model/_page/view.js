@@ -129,6 +129,7 @@ function tidy({ term, whole }, x) {
 // Whether a value is outside the training range, but for the rounding of 32-bit numbers.
 function isOutside(term, x) {
   if (term.kind === "levels") return x < 0;
+  if (term.extrapolate === "cyclic") return false;
   const rounding = 2 ** -23 * Math.max(Math.abs(term.range[0]), Math.abs(term.range[1]));
   return x < term.range[0] - rounding || x > term.range[1] + rounding;
 }
