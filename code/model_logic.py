@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _SHAPES = {
     "knots": 'inner knots by column, as JSON: {"age": [30, 60]}',
+    "cyclic": 'periods of columns that go round, as JSON: {"hour": 24}',
     "linear": 'columns that are straight lines, as JSON: ["income"]',
     "monotonic_cst": '1 for columns that only raise the prediction, -1 for lower: {"age": 1}',
     "convex_cst": '1 for columns with a convex curve, -1 for concave: {"age": 1}',

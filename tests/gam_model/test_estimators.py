@@ -100,6 +100,7 @@ class TestParameters:
             "interactions": 8,
             "knots": 9,
             "linear": 10,
+            "cyclic": 11,
             "monotonic_cst": "up",
             "convex_cst": "down",
             "select": "some",

@@ -102,6 +102,11 @@ def make_model(link, seed):
         terms.append(
             SmoothTerm(j, f"x{j}", knots, coef, extrapolate, missing, warp, atoms=[atoms, effects])
         )
+    inner = np.sort(rng.uniform(3.5, 27.0, size=6))  # a period of 24 from 3.5
+    once = np.r_[3.5, inner, 27.5]
+    knots = np.r_[once[-4:-1] - 24, once, once[1:4] + 24]
+    coef = rng.normal(scale=scale, size=7)[np.arange(10) % 7]
+    terms.append(SmoothTerm(len(terms), f"x{len(terms)}", knots, coef, "cyclic", 0.2))
     names = [*(f"x{j}" for j in range(len(terms))), "unused"]
     return AdditiveModel(1.5, terms, names, link)
 
@@ -116,7 +121,7 @@ def make_rows(model, n, seed=0):
             rows[:, j] = rng.integers(-1, len(term.levels) + 1, size=n)
         else:
             low, high = term.range
-            reach = 0.0 if term.extrapolate == "error" else 0.5
+            reach = {"error": 0.0, "cyclic": 4.0}.get(term.extrapolate, 0.5)
             spread = rng.uniform(-reach, 1 + reach, size=n)
             rows[:, j] = low + (high - low) * np.where(
                 rng.random(n) < 0.2, np.rint(spread), spread
@@ -159,6 +164,21 @@ def test_fits_and_their_intervals_are_as_in_python(family, link, visit, tmp_path
     gam = GAMRegressor(family=family.name, link=link, df=8).fit(X, y)
     write_page(gam, tmp_path / "page.html", X)
     page = visit((tmp_path / "page.html").as_uri())
+    assert_intervals(page, gam, X)
+
+
+def test_cyclic_curves_and_their_intervals_are_as_in_python(visit, tmp_path):
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"hour": rng.uniform(3, 27, size=600), "age": rng.uniform(size=600)})
+    X.loc[::11, "hour"] = np.nan
+    y = np.sin(X["hour"].fillna(0) * np.pi / 12) + X["age"] + rng.normal(scale=0.2, size=600)
+    gam = GAMRegressor(cyclic={"hour": 24}, monotonic_cst={"age": 1}).fit(X, y)
+    write_page(gam, tmp_path / "page.html", X)
+    X["hour"] = rng.uniform(-60, 90, size=600)
+    assert_intervals(visit((tmp_path / "page.html").as_uri()), gam, X)
+
+
+def assert_intervals(page, gam, X):
     rows = gam._validate(X)
     assert_same(page, gam.terms_, rows)
     ends = page.evaluate(
@@ -317,7 +337,7 @@ def test_python_refuses_what_the_page_cannot_read(file, visit, monkeypatch, tmp_
     assert page.evaluate("[VERSION, Object.keys(KINDS), Object.keys(LINKS)]") == known
     model = make_model("log", 0)
     for name, value, told in [
-        ("_VERSION", 2, "version 3 of the format"),
+        ("_VERSION", 3, "version 4 of the format"),
         ("_KINDS", ("smooth",), "a term of kind 'levels'"),
         ("_LINKS", ("identity",), "link='log'"),
     ]:

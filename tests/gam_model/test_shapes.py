@@ -177,7 +177,7 @@ def test_what_is_asked_of_single_features():
         ({"df": {"z": 9}}, "df names the feature 'z', but X has the features 'x0', 'x1'"),
         ({"df": {"x0": 3}}, "df must be an integer of at least degree \\+ 1 = 4, got df=3"),
         ({"alpha": {"x0": -1}}, "alpha must be a positive finite number"),
-        ({"knots": {"x1": [0.2, 1.7]}}, "knots must lie inside the range of their column, from"),
+        ({"knots": {"x1": [0.2, 1.7]}}, "knots of 'x1' must lie inside its range, from"),
         ({"knots": {"x1": [0.7, 0.2]}}, "knots of 'x1' must be finite numbers in ascending order"),
         ({"knots": [0.5]}, "knots must be a dict"),
         ({"monotonic_cst": [1, 0, 0]}, "monotonic_cst must have one number per feature, 2"),
@@ -206,3 +206,80 @@ def test_what_cannot_be_asked(parameters, message):
     X, y, _ = draw(8)
     with pytest.raises(ValueError, match=message):
         GAMRegressor(**parameters).fit(X.round(1), abs(y).round())
+
+
+def around(hour):
+    return np.sin(2 * np.pi * hour / 24) + 0.5 * np.cos(4 * np.pi * hour / 24)
+
+
+def test_a_cyclic_curve_goes_round(tmp_path):
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"hour": rng.uniform(0, 24, size=1500), "x": rng.uniform(size=1500)})
+    y = around(X["hour"]) + X["x"] + rng.normal(scale=0.3, size=1500)
+    gam = GAMRegressor(cyclic={"hour": 24}).fit(X, y)
+    rows = X.iloc[[0] * 2001].assign(hour=np.linspace(-48, 48, 2001))
+    curve, (term, _) = gam.contributions(rows)[:, 0], gam.terms_.terms
+    assert_allclose(curve, around(rows["hour"]), atol=0.1)
+    assert np.std(curve - around(rows["hour"])) < 0.04
+    shifted = gam.contributions(rows.assign(hour=rows["hour"] + 24))[:, 0]
+    assert_allclose(shifted, curve, atol=1e-12)
+    low, high = term.range
+    assert high - low == pytest.approx(24)
+    steps = np.array([low - 1e-3, low - 1e-9, low, low + 1e-9, low + 1e-3])
+    assert np.ptp(np.diff(term(steps))[[0, 3]]) < 1e-5  # no jump, and no corner
+    assert abs(np.diff(term(steps))[[1, 2]]).max() < 1e-8
+    band = gam._posterior.term_variance(0, rows["hour"].to_numpy()) ** 0.5
+    assert_allclose(band[:1000], band[500:1500], rtol=1e-9)
+    inside = abs(curve - around(rows["hour"])) < 1.96 * band
+    assert inside.mean() > 0.8
+    assert [gam.predict(rows.iloc[[k]])[0] for k in (0, 77, 2000)] == [
+        gam.predict(rows)[k] for k in (0, 77, 2000)
+    ]
+    gam.terms_.save(tmp_path / "gam.json")
+    assert '"version":4' in (tmp_path / "gam.json").read_text()
+    assert_array_equal(type(gam.terms_).load(tmp_path / "gam.json").contributions(
+        gam._validate(rows)), gam.contributions(rows))  # fmt: skip
+
+
+def test_the_penalty_of_a_cyclic_curve_is_its_bend():
+    rng = np.random.default_rng(1)
+    x = np.append(rng.uniform(0, 24, size=300), np.nan)
+    y = np.append(around(x[:-1]), 5.0) + rng.normal(scale=0.3, size=301)
+    gam = GAMRegressor(cyclic={0: 24}, alpha=0.5, degree=4).fit(x[:, None], y)
+    (term,), basis = gam._posterior.basis.terms, gam._posterior.basis
+    coef = np.append(0.0, gam._posterior.coef[1:])
+    at = np.linspace(*gam.terms_.terms[0].range, 100_001)[:-1]
+    curve = term.design(at, "linear", None)[:, : term.n_splines] @ coef[: term.n_splines]
+    step = at[1] - at[0]
+    bends = (np.roll(curve, 1) - 2 * curve + np.roll(curve, -1)) / step**2
+    rotated = basis.rotation.T @ gam._posterior.coef
+    curvature = np.where(basis.members == 0, basis.sizes, 0.0) @ rotated[basis.places] ** 2
+    assert curvature == pytest.approx(np.sum(bends**2) * step, rel=1e-3)
+    assert gam.predict([[np.nan]])[0] > 2  # the effect of the missing cell
+
+
+@pytest.mark.parametrize(("values", "period"), [(24, 24), (7, 7), (12, 12)])
+def test_cyclic_whole_numbers_and_chunks(values, period):
+    rng = np.random.default_rng(2)
+    x = rng.integers(0, values, size=(900, 1)).astype(float)
+    y = np.sin(2 * np.pi * x[:, 0] / period) + rng.normal(scale=0.2, size=900)
+    whole = GAMRegressor(cyclic={0: period}).fit(x, y)
+    chunked = GAMRegressor(cyclic={0: period}).fit_chunks([(x[k::3], y[k::3]) for k in range(3)])
+    assert np.std(whole.predict(x) - np.sin(2 * np.pi * x[:, 0] / period)) < 0.06
+    assert_allclose(chunked.predict(x), whole.predict(x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"cyclic": {0: -1}}, "the period of 0 must be a positive number, got -1"),
+        ({"cyclic": 24}, "cyclic must be a dict of a feature's period by its name, got cyclic=24"),
+        ({"cyclic": {"z": 3}}, "cyclic names the feature 'z'"),
+        ({"cyclic": {0: 24}, "linear": [0]}, "column 'x0' is cyclic, so it cannot be categorical"),
+        ({"cyclic": {0: 2}}, "column 'x0' has too few distinct values within a period of 2"),
+    ],
+)
+def test_what_cannot_go_round(parameters, message):
+    x = np.arange(40.0)[:, None]
+    with pytest.raises(ValueError, match=message):
+        GAMRegressor(**parameters).fit(x, x[:, 0])

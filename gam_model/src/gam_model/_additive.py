@@ -229,19 +229,19 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
         ]
         warped, with_atoms = self.warp is not None, self.atoms is not None
         basis = build_basis(totals, levels, settings, warped, with_atoms, family, link)
-        shaped = {j: name for j, name in enumerate(self._names()) if settings[j].is_bound}
+        shaped = [name for name, one in zip(self._names(), settings, strict=True) if one.is_bound]
         turns = link.turning_point is not None
         if shaped and (self.solver == "statsmodels" or turns):
             how = f"link={link.name!r}" if turns else 'solver="statsmodels"'
-            name = next(iter(shaped.values()))
-            raise ValueError(f"{how} cannot keep the shape of {name!r}; use another")
+            raise ValueError(f"{how} cannot keep the shape of {shaped[0]!r}; use another")
         pairs = read_pairs(self.interactions, self._names())
         if pairs and isinstance(pairs, list):
-            for j in sorted({j for pair in pairs for j in pair} & set(shaped)):
-                raise ValueError(
-                    f"{shaped[j]!r} cannot keep its shape in a pair; leave it out of "
-                    "interactions, or out of monotonic_cst and convex_cst"
-                )
+            for j in sorted({j for pair in pairs for j in pair}):
+                if not settings[j].may_pair:
+                    raise ValueError(
+                        f"{self._names()[j]!r} cannot keep its shape in a pair; leave it out of "
+                        "interactions, or out of monotonic_cst, convex_cst and cyclic"
+                    )
             basis = self._add_pairs(basis, pairs, totals, blocks)
         self._has_offset = offset = bool(totals.sample.offset.any())
         if self.solver == "statsmodels":
@@ -304,7 +304,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
 
     def _find_pairs(self, number, fit, blocks, totals, family, link, settings):
         """Return the basis with the functions of pairs that the residuals of a fit ask for."""
-        used = {term.feature for term in fit.basis.terms if not settings[term.feature].is_bound}
+        used = {term.feature for term in fit.basis.terms if settings[term.feature].may_pair}
         margins = make_margins(fit.basis, used, totals, blocks)
         pairs = find_pairs(number, margins, totals, blocks, self.terms_, family, link, self.scale_)
         basis = _join(fit.basis, pairs, margins)

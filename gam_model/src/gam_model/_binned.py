@@ -222,10 +222,10 @@ def choose_bins(basis, n_rows):
     Returns
     -------
     int
-        0 if the joint histograms of each two columns would be too large, or a term is not one
-        of a single column.
+        0 if the joint histograms of each two columns would be too large, or a term is another
+        than a curve or the levels of a single column.
     """
-    if not all(isinstance(term, (SplineBasis, LevelBasis)) for term in basis.terms):
+    if not all(type(term) in (SplineBasis, LevelBasis) for term in basis.terms):
         return 0
     n_pairs = max(1, len(basis.terms) * (len(basis.terms) - 1) // 2)
     n_bins = int(min(_BINS, (n_rows / _ROWS) ** 0.5, (_CELLS / n_pairs) ** 0.5))

@@ -4,6 +4,7 @@ import numpy as np
 
 from gam_model._atoms import find_atoms, find_distinct, repeats, stand_out
 from gam_model._basis import Basis
+from gam_model._cyclic import CyclicBasis, place_cyclic_knots
 from gam_model._families import FAMILIES, IDENTITY
 from gam_model._functions import LevelBasis, SplineBasis
 from gam_model._normal import residual_square, solve
@@ -65,6 +66,10 @@ def build_basis(totals, levels, settings, warped, with_atoms, family, link):
         x, ends = X[there, j], np.array([totals.low[j], totals.high[j]])
         counts = totals.sample.weight[there] if totals.counted else None
         own = settings[j]
+        if own.cyclic:
+            knots = place_cyclic_knots(x, ends[0], own, counts)
+            terms.append(CyclicBasis(j, knots, own.degree, missing))
+            continue
         df, degree = (2, 1) if own.linear else (own.df, own.degree)
         scales = [(None, *place_knots(x, df, degree, counts, ends))]
         if own.knots is not None and scales[0][1] is not None:
@@ -105,7 +110,7 @@ def _take_knots(own, ends):
     """Return the knots that are asked for, with the ends of the range, and the degree."""
     if not (ends[0] < own.knots[0] and own.knots[-1] < ends[1]):
         raise ValueError(
-            f"knots must lie inside the range of their column, from {ends[0]:g} to {ends[1]:g}, "
+            f"knots of {own.name!r} must lie inside its range, from {ends[0]:g} to {ends[1]:g}, "
             f"got {own.knots.tolist()}"
         )
     low, high = ([end] * (own.degree + 1) for end in ends)

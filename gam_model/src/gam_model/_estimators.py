@@ -96,6 +96,9 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
     knots : dict, optional
         Inner knots of some features, by name or position, in place of quantiles: numbers inside
         the feature's range, ascending.
+    cyclic : dict, optional
+        Period of features that go round, by name or position, such as {"hour": 24}: the curve and
+        its slope are the same one period on, whatever `extrapolate` says.
     linear : array-like, optional
         Features, by name or position, that are straight lines.
     monotonic_cst : array-like of shape (n_features,) or dict, optional
@@ -205,6 +208,7 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         atoms="auto",
         interactions=None,
         knots=None,
+        cyclic=None,
         linear=None,
         monotonic_cst=None,
         convex_cst=None,
@@ -225,6 +229,7 @@ class GAMRegressor(RegressorMixin, AdditiveEstimator):
         self.atoms = atoms
         self.interactions = interactions
         self.knots = knots
+        self.cyclic = cyclic
         self.linear = linear
         self.monotonic_cst = monotonic_cst
         self.convex_cst = convex_cst
@@ -361,6 +366,8 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         What two features do together, as in `GAMRegressor`.
     knots : dict, optional
         Inner knots of some features, by name or position.
+    cyclic : dict, optional
+        Period of features that go round, such as {"hour": 24}.
     linear : array-like, optional
         Features that are straight lines.
     monotonic_cst : array-like of shape (n_features,) or dict, optional
@@ -432,6 +439,7 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         atoms="auto",
         interactions=None,
         knots=None,
+        cyclic=None,
         linear=None,
         monotonic_cst=None,
         convex_cst=None,
@@ -450,6 +458,7 @@ class GAMClassifier(ClassifierMixin, AdditiveEstimator):
         self.atoms = atoms
         self.interactions = interactions
         self.knots = knots
+        self.cyclic = cyclic
         self.linear = linear
         self.monotonic_cst = monotonic_cst
         self.convex_cst = convex_cst

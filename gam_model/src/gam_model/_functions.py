@@ -61,9 +61,12 @@ class SplineBasis:
         The column's distinct values, if it has no more than functions.
     setting : Setting or None
         What is asked of the column alone; its shapes are those of eta.
+    repeats : slice or ndarray of int
+        Which function each coefficient of the frozen term is of.
     """
 
     values = setting = None
+    repeats = slice(None)
 
     def __init__(self, feature, knots, degree, missing=False, warp=None, value=None, atoms=()):
         self.feature, self.knots, self.degree, self.missing = feature, knots, degree, missing

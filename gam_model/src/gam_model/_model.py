@@ -289,10 +289,11 @@ class AdditiveModel:
         """
         terms = [_describe(term) for term in self.terms]
         version = _PLAIN if all(_SINCE_3.isdisjoint(term) for term in terms) else 3
+        cyclic = any(term.get("extrapolate") == "cyclic" for term in terms)
         terms += [_describe_pair(pair) for pair in self.pairs]
         content = {
             "format": FORMAT,
-            "version": VERSION if self.pairs else version,
+            "version": VERSION if self.pairs or cyclic else version,
             "link": self.link,
             "intercept": self.intercept,
             "features": list(self.features),

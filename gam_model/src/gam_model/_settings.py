@@ -13,15 +13,17 @@ class Setting(NamedTuple):
     What is asked of one feature.
 
     df, degree, extrapolate, monotonic and convex are as in `GAMRegressor`; alpha is NaN where it
-    is chosen from the data; knots are the inner ones or None; linear says whether the feature is a
-    straight line; select whether a term may be shrunk to nothing.
+    is chosen from the data; knots are the inner ones or None; cyclic is the period or None; linear
+    says whether the feature is a straight line; select whether a term may be shrunk to nothing.
     """
 
+    name: str
     df: int
     alpha: float
     degree: int
     extrapolate: str
     knots: np.ndarray | None
+    cyclic: float | None
     linear: bool
     monotonic: int
     convex: int
@@ -31,6 +33,11 @@ class Setting(NamedTuple):
     def is_bound(self):
         """Whether the curve's coefficients are under constraints."""
         return bool(self.monotonic or self.convex)
+
+    @property
+    def may_pair(self):
+        """Whether the feature may be in a pair, which keeps no shape and no period."""
+        return not self.is_bound and self.cyclic is None
 
     @property
     def is_shaped(self):
@@ -150,29 +157,48 @@ def read_settings(estimator, names, levels):
                 raise ValueError(
                     f"knots of {names[j]!r} must be finite numbers in ascending order, got {one!r}"
                 )
+    periods = {}
+    if estimator.cyclic is not None:
+        if not isinstance(estimator.cyclic, dict):
+            raise ValueError(
+                "cyclic must be a dict of a feature's period by its name, "
+                f"got cyclic={estimator.cyclic!r}"
+            )
+        for key, one in estimator.cyclic.items():
+            if not _is(Real, one) or not 0 < one < np.inf:
+                raise ValueError(f"the period of {key!r} must be a positive number, got {one!r}")
+            periods[_find("cyclic", key, names)] = float(one)
     lines = estimator.linear
     lines = set() if lines is None else {_find("linear", key, names) for key in _keys(lines)}
     settings = []
     for j, name in enumerate(names):
         one = Setting(
+            name,
             *(values[kind][j] for kind in ("df", "alpha", "degree", "extrapolate")),
             knots[j],
+            periods.get(j),
             j in lines,
             values["monotonic_cst"][j],
             values["convex_cst"][j],
             bool(estimator.select) and np.isnan(values["alpha"][j]),
         )
         _check_df(one.df, one.degree)
-        _check_shape(one, name, j in levels, knots[j] is not None)
+        _check_shape(one, j in levels, knots[j] is not None)
         settings.append(one)
     return settings
 
 
-def _check_shape(one, name, categorical, with_knots):
-    if categorical and (one.is_shaped or with_knots):
+def _check_shape(one, categorical, with_knots):
+    name = one.name
+    if categorical and not one.cyclic and (one.is_shaped or with_knots):
         raise ValueError(
             f"column {name!r} is categorical, and so has no shape or knots; leave it out of "
             "linear, monotonic_cst, convex_cst and knots"
+        )
+    if one.cyclic and (categorical or one.is_shaped or with_knots):
+        raise ValueError(
+            f"column {name!r} is cyclic, so it cannot be categorical or have a shape or knots; "
+            "leave it out of one of them"
         )
     if one.convex and one.extrapolate == "constant":
         raise ValueError(

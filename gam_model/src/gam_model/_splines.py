@@ -56,13 +56,38 @@ def place_knots(x, df, degree, weight=None, ends=None):
         counted = _count(x, weight, (low, high))
         df = min(df, len(counted[0]))
         degree = min(degree, df - 1)
-    inner = findfind_quantiles(x, np.linspace(0, 1, df - degree + 1)[1:-1], weight)
+    inner = find_quantiles(x, np.linspace(0, 1, df - degree + 1)[1:-1], weight)
     if not np.all(np.diff([low, *inner, high]) > gap):
         values, counts = counted or _count(x, weight, (low, high))
         df = min(df, len(values))
         degree = min(degree, df - 1)
         inner = _spread(values, counts, df - degree - 1, degree)
     return np.concatenate([[low] * (degree + 1), inner, [high] * (degree + 1)]), degree
+
+
+def wrap(x, low, high):
+    """
+    Bring values into one period.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_samples,)
+        Values, or NaN.
+    low, high : float
+        Ends of the period.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        Those inside, as they are; others by whole periods nearer; NaN for NaN.
+
+    Examples
+    --------
+    >>> wrap(np.array([-1.0, 5.5, 24.0]), 0.0, 24.0)
+    array([23. ,  5.5,  0. ])
+    """
+    inside = (low <= x) & (x < high)
+    return np.where(inside, x, low + np.mod(x - low, high - low))
 
 
 def find_values(x, most):
@@ -184,7 +209,8 @@ def penalize_curvature(knots, degree):
     Parameters
     ----------
     knots : ndarray of shape (n_basis + degree + 1,)
-        All knots in ascending order, the ends repeated degree + 1 times.
+        All knots in ascending order; the integral is over the range without the first and last
+        `degree` of them, which repeat its ends or lie outside.
     degree : int
         Degree of the splines.
 
@@ -206,7 +232,7 @@ def penalize_curvature(knots, degree):
     if degree < 2:
         return np.zeros((len(knots) - degree - 1,) * 2)
     nodes, weights = np.polynomial.legendre.leggauss(degree - 1)
-    distinct = np.unique(knots)
+    distinct = np.unique(knots[degree : len(knots) - degree])
     half = np.diff(distinct)[:, None] / 2
     points = (distinct[:-1, None] + half + half * nodes).ravel()
     curvature = BSpline(knots, np.eye(len(knots) - degree - 1), degree)(points, nu=2)

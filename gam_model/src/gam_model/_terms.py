@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from gam_model._atoms import bracket, locate
-from gam_model._splines import fold_spline
+from gam_model._splines import fold_spline, wrap
 from gam_model._warp import Warp
 from gam_model.dates import write_iso
 
@@ -33,8 +33,8 @@ class SmoothTerm:
         All knots in ascending order, in the feature's units or on the scale of `warp`.
     coef : array-like of shape (n_basis,)
         B-spline coefficients, on the scale of the link.
-    extrapolate : {"linear", "constant", "error"}, default="linear"
-        How the term continues outside its training range.
+    extrapolate : {"linear", "constant", "error", "cyclic"}, default="linear"
+        How the term continues outside its training range; "cyclic" repeats it.
     missing : float or None, default=None
         Contribution of a missing cell; None, meaning 0, if training had none.
     warp : Warp or pair of float, optional
@@ -156,6 +156,8 @@ class SmoothTerm:
             self._refuse_outside(x)
         if self.warp is not None:
             x = self.warp(x)
+        if self.extrapolate == "cyclic":
+            x = wrap(x, *self.range)
         if len(self._steps) > _FEW:
             piece = np.searchsorted(self._breaks, x, side="right")
         else:
@@ -197,6 +199,9 @@ class SmoothTerm:
         if self.extrapolate == "error":
             self._refuse_outside(np.array([x]))
         t = x if self.warp is None else float(self.warp(x))
+        if self.extrapolate == "cyclic":
+            low, high = self.range
+            t = t if low <= t < high else low + (t - low) % (high - low)
         origin, value, *coefs = self._by_piece[bisect_right(self._steps, t)]
         step = t - origin
         for coef in coefs:

@@ -26,7 +26,7 @@ _BINS = 24
 _MOST_COEFS = 500  # beyond it, the covariance would be larger than all the rest
 _MOST_BYTES = 500_000  # of a page that is easily sent
 # What model.js reads.
-_VERSION, _KINDS = 3, ("smooth", "levels")
+_VERSION, _KINDS = 4, ("smooth", "levels")
 _LINKS = ("identity", "log", "inverse", "sqrt", "logit", "probit", "cloglog")
 _WORDS = {
     "title": str,
@@ -307,6 +307,8 @@ def _describe_errors(estimator):
             first = len(own) - term.missing - term.n_marks
             centred[first : first + term.n_marks] = False
         own[centred, block] -= means[block]
+        if isinstance(term, SplineBasis):
+            own = own[term.repeats]
         blocks.append(own)
     frozen = np.concatenate(blocks)
     covariance = frozen @ posterior.covariance.fill() @ frozen.T

@@ -32,7 +32,7 @@ def find_far(X: np.ndarray, model: "AdditiveModel") -> dict[str, np.ndarray]:
     """
     found = {}
     for term in model.terms:
-        if term.name not in model.levels:
+        if term.name not in model.levels and term.extrapolate != "cyclic":
             low, high = term.range
             reach = FAR * (high - low)
             x = X[:, term.feature]

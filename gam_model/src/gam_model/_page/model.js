@@ -6,7 +6,7 @@
 "use strict";
 
 const FORMAT = "gam_model.AdditiveModel";
-const VERSION = 3;
+const VERSION = 4;
 
 function readModel(content) {
   if (content.format !== FORMAT || !(content.version <= VERSION)) {
@@ -70,6 +70,12 @@ function readSmooth(term) {
     const piece = upperBound(breaks, t);
     return horner(pieces[piece], t - origins[piece]);
   };
+  // Values of a curve that goes round, in its period.
+  const wrap = (t) => {
+    if (term.extrapolate !== "cyclic" || (t >= breaks[0] && t < end)) return t;
+    const step = (t - breaks[0]) % (end - breaks[0]);
+    return breaks[0] + (step < 0 ? step + (end - breaks[0]) : step);
+  };
   const [atoms, deviations] = term.atoms || [[], []];
   const lows = atoms.map((atom) => atom - ROUNDING * Math.abs(atom));
   const highs = atoms.map((atom) => atom + ROUNDING * Math.abs(atom));
@@ -97,7 +103,7 @@ function readSmooth(term) {
         throw new RangeError(term.name);
       }
       const atom = locate(x);
-      return value(onScale(x)) + (atom < 0 ? 0 : deviations[atom]);
+      return value(wrap(onScale(x))) + (atom < 0 ? 0 : deviations[atom]);
     },
     size: coef.length + atoms.length + (term.missing === null ? 0 : 1),
     // The weights of the coefficients in the value at x: pairs of position and weight.
@@ -108,7 +114,7 @@ function readSmooth(term) {
       return atom < 0 ? weights : [...weights, [coef.length + atom, 1]];
     },
     designCurve(x) {
-      const t = onScale(x);
+      const t = wrap(onScale(x));
       const inside = Math.min(Math.max(t, breaks[0]), end);
       const weights = weigh(knots, degree, inside);
       if (t !== inside && !flat) {

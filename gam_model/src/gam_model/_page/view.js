@@ -161,6 +161,7 @@ function tidy({ term, whole }, x) {
 function isOutside(term, x) {
   if (term.kind === "text") return false;
   if (term.kind === "levels") return x < 0;
+  if (term.extrapolate === "cyclic") return false;
   const rounding = 2 ** -23 * Math.max(Math.abs(term.range[0]), Math.abs(term.range[1]));
   return x < term.range[0] - rounding || x > term.range[1] + rounding;
 }
