@@ -287,7 +287,7 @@ class TestFrozen:
         assert_array_equal(far, [1.0, -1.0, 0.0])
 
     def test_page_refuses_it_in_a_sentence(self, gam, tmp_path):
-        with pytest.raises(ValueError, match="it has version 4 of the format"):
+        with pytest.raises(ValueError, match="it has a term of kind 'pair'"):
             write_page(gam, tmp_path / "page.html")
 
 
@@ -363,3 +363,15 @@ class TestRefused:
         with pytest.warns(UserWarning, match="pair a & c is left out, as 'c' was constant"):
             gam = GAMRegressor(interactions=[("a", "c"), ("a", "b")]).fit(X, y)
         assert gam.interactions_ == [(0, 1)]
+
+
+@pytest.mark.parametrize("shape", [{"monotonic_cst": {"x1": 1}}, {"cyclic": {"x1": 1.0}}])
+def test_a_feature_with_a_shape_is_in_no_pair(shape):
+    rng = np.random.default_rng(0)
+    X = rng.uniform(size=(600, 3))
+    y = 4 * X[:, 0] * X[:, 1] + X[:, 2] + rng.normal(size=600) / 10
+    with pytest.raises(ValueError, match="'x1' cannot keep its shape in a pair"):
+        GAMRegressor(interactions=[("x0", "x1")], **shape).fit(X, y)
+    gam = GAMRegressor(interactions="auto", **shape).fit(X, y)
+    assert all(1 not in pair for pair in gam.interactions_)
+    assert GAMRegressor(interactions="auto").fit(X, y).interactions_ == [(0, 1)]
