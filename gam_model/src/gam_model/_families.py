@@ -113,8 +113,8 @@ class Family:
         Learn the parameters that are unknown, given the means.
 
         They maximise sum_i w_i (l(y_i; mu_i) + spent / 2 log(V(mu_i) scale)) / sum_i w_i. The
-        second part is that of the restricted likelihood, -1/2 log|B'WB + S|, which makes up for the
-        degrees of freedom that mu was fitted with, here shared by all rows alike.
+        second part is that of the restricted likelihood, -1/2 log|B'WB + S|, which makes up for
+        the degrees of freedom that mu was fitted with, here shared by all rows alike.
 
         Parameters
         ----------
