@@ -188,7 +188,7 @@ def by_column(single: Callable | None = None) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"{text!r} is not JSON")
         return value
 
-    read_value.__name__ = "value by column"  # in messages
+    read_value.__name__ = single.__name__ if single else "value by column"  # in messages
     return read_value
 
 

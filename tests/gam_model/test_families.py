@@ -369,3 +369,18 @@ def test_learned_families_stream(name):
     # Learning ends when a parameter changes by less than 2e-4.
     assert_allclose(chunked.terms_.eta(X), whole.terms_.eta(X), rtol=0, atol=5e-4)
     assert chunked._family == whole._family
+
+
+@pytest.mark.parametrize("name", ["negative_binomial", "tweedie", "scaled_t"])
+def test_learned_families_count_a_weight_of_two_as_two_rows(name):
+    rng = np.random.default_rng(0)
+    X, weight = rng.uniform(size=(150, 1)), rng.integers(1, 4, size=150)
+    y = rng.negative_binomial(2, 2 / (2 + np.exp(1 + np.sin(6 * X[:, 0])))) * 1.0
+    weighted = GAMRegressor(family=name).fit(X, y, sample_weight=weight)
+    repeated = GAMRegressor(family=name).fit(X.repeat(weight, axis=0), y.repeat(weight))
+    assert_allclose(weighted.predict(X), repeated.predict(X), rtol=1e-4, atol=1e-4)
+    assert weighted.scale_ == pytest.approx(repeated.scale_, rel=1e-3)
+    ours, theirs = (
+        float(gam._family.removeprefix(name).strip("()")) for gam in (weighted, repeated)
+    )
+    assert ours == pytest.approx(theirs, rel=1e-3)

@@ -10,6 +10,8 @@ from gam_model import GAMClassifier, GAMRegressor
 from gam_model._families import find_family
 from gam_model._links import LINKS
 from gam_model.page import write_page
+from gam_model.report import write_report
+from program_toolkit.limits import find_far
 
 GRID = np.linspace(-0.5, 1.5, 2001)  # the training range is 0 to 1
 
@@ -283,3 +285,18 @@ def test_what_cannot_go_round(parameters, message):
     x = np.arange(40.0)[:, None]
     with pytest.raises(ValueError, match=message):
         GAMRegressor(**parameters).fit(x, x[:, 0])
+
+
+def test_pictures_report_and_warnings_of_shaped_terms(tmp_path):
+    rng = np.random.default_rng(3)
+    X = pd.DataFrame({"hour": rng.integers(0, 24, size=400) * 1.0, "age": rng.uniform(size=400)})
+    X["noise"] = rng.normal(size=400)
+    y = rng.negative_binomial(2, 2 / (2 + np.exp(1 + np.sin(X["hour"] / 4) + X["age"]))) * 1.0
+    gam = GAMRegressor(
+        family="negative_binomial", cyclic={"hour": 24}, monotonic_cst={"age": 1}, select=True
+    ).fit(X, y)
+    write_report(tmp_path / "report.html", gam, X=X, y=y)
+    assert "negative_binomial(" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "negative_binomial(" in str(gam.summary())
+    rows = np.array([[1e6, 0.5, 0.0], [3.0, 1e6, 0.0]])
+    assert list(find_far(rows, gam.terms_)) == ["age"]  # an hour is never far

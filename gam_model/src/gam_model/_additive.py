@@ -277,7 +277,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
         mu, edf = np.full(len(rows.y), totals.mean), 1.0
         for step in range(_LEARNING_STEPS):
             report(**{"parameters of the family": step + 1})
-            better = family.learn(rows.y, mu, rows.weight * totals.unit, edf)
+            better = family.learn(rows.y, mu, rows.weight, edf / totals.weight)
             change = abs(np.subtract(family.unknown.at, better.unknown.at)).max()
             if fit is not None and change < _SETTLED[step > _LEARNING_STEPS // 4]:
                 return fit, totals, family

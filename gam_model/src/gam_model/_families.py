@@ -108,20 +108,20 @@ class Family:
         """Whether the scale is an estimate, so that tests are by F."""
         return self.unknown.with_scale if self.unknown else self.scale is None
 
-    def learn(self, y, mu, weight, edf):
+    def learn(self, y, mu, weight, spent):
         """
         Learn the parameters that are unknown, given the means.
 
-        They maximise l(y; mu) + edf / (2 n_samples) sum_i log(V(mu_i) scale). The second part is
-        that of the restricted likelihood, -1/2 log|B'WB + S|, which makes up for the degrees of
-        freedom that mu was fitted with, here shared by all rows alike.
+        They maximise sum_i w_i (l(y_i; mu_i) + spent / 2 log(V(mu_i) scale)) / sum_i w_i. The
+        second part is that of the restricted likelihood, -1/2 log|B'WB + S|, which makes up for
+        the degrees of freedom that mu was fitted with, here shared by all rows alike.
 
         Parameters
         ----------
         y, mu, weight : ndarray of shape (n_samples,)
             Rows, their fitted means and weights.
-        edf : float
-            Effective degrees of freedom of the fit.
+        spent : float
+            Effective degrees of freedom of the fit, by the sum of the weights of all rows.
 
         Returns
         -------
@@ -143,7 +143,7 @@ class Family:
             law = self.unknown.build(*at)
             likelihood = law.log_base(y) - law.unit_deviance(y, mu) / law.scale / 2
             spread = np.log(law.variance(mu) * law.scale)
-            return -float(share @ (likelihood + edf / (2 * len(y)) * spread))
+            return -float(share @ (likelihood + spent / 2 * spread))
 
         found = minimize(
             loss, self.unknown.at, method="L-BFGS-B", bounds=self.unknown.bounds,
