@@ -112,9 +112,9 @@ class Api:
         self.operations[f"Delete{kind.name}"] = delete
 
     def _create_model(self, request: dict[str, Any], program: str) -> dict[str, Any]:
-        check_model(request)
+        served = check_model(request, self.region)
         more = {"EnableNetworkIsolation": request.get("EnableNetworkIsolation", False)}
-        return self._store.add(MODEL, request, Program=program, **more)
+        return self._store.add(MODEL, request, Program=program, Served=served, **more)
 
     def _create_endpoint_config(self, request: dict[str, Any], _: str) -> dict[str, Any]:
         check_config(request, self.region)

@@ -6,6 +6,8 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from botocore.exceptions import ClientError
+
 from local_mode.fleet import Fleet, Variant
 from local_mode.machine import Machine, Region
 from local_mode.serving import START, ModelServer, ServeFailed
@@ -15,8 +17,8 @@ from local_mode.wire import ApiError, refuse, support
 LOG_GROUP = "/aws/sagemaker/Endpoints"
 
 
-def check_model(request: dict[str, Any]) -> None:
-    """Check CreateModel.
+def check_model(request: dict[str, Any], region: Region) -> dict[str, Any]:
+    """Check CreateModel, and return its container, which may come from a model package.
 
     Raises
     ------
@@ -36,9 +38,12 @@ def check_model(request: dict[str, Any]) -> None:
     definition = request.get("PrimaryContainer") or containers[0]
     support(
         definition,
-        "ContainerHostname Image ImageConfig Mode ModelDataUrl ModelDataSource Environment",
+        "ContainerHostname Image ImageConfig Mode ModelDataUrl ModelDataSource Environment "
+        "ModelPackageName",
         "PrimaryContainer.",
     )
+    if definition.get("ModelPackageName"):
+        definition = _unpack(definition, region)
     if definition.get("Mode", "SingleModel") != "SingleModel":
         raise refuse("PrimaryContainer.Mode MultiModel is not supported on this machine")
     if definition.get("ModelDataUrl") and definition.get("ModelDataSource"):
@@ -51,6 +56,32 @@ def check_model(request: dict[str, Any]) -> None:
             "S3Uri S3DataType CompressionType",
             f"{path}S3DataSource.",
         )
+    return definition
+
+
+def _unpack(definition: dict[str, Any], region: Region) -> dict[str, Any]:
+    """Return the container of the model package that a container names, with its environment."""
+    name, path = definition["ModelPackageName"], "PrimaryContainer.ModelPackageName"
+    for other in ("Image", "ModelDataUrl", "ModelDataSource"):
+        if definition.get(other):
+            raise refuse(f"Name either {path} or {other}")
+    try:
+        package = region.registry.describe_model_package(ModelPackageName=name)
+    except ClientError as error:
+        raise refuse(f"{path}: {error.response['Error']['Message']}") from None
+    status = package.get("ModelApprovalStatus")
+    if "ModelPackageGroupName" in package and status != "Approved":
+        raise refuse(
+            f"{path}: the model package {package['ModelPackageArn']} is {status}; approve it first"
+        )
+    containers = package.get("InferenceSpecification", {}).get("Containers", [])
+    if len(containers) != 1:
+        raise refuse(
+            f"{path}: a model package of {len(containers)} containers is not supported on this "
+            "machine; use one of one container"
+        )
+    environment = {**containers[0].get("Environment", {}), **definition.get("Environment", {})}
+    return {**containers[0], "Environment": environment}
 
 
 def check_config(request: Mapping[str, Any], region: Region) -> None:

@@ -73,6 +73,8 @@ class Region:
     logs : Logs
         CloudWatch Logs.
     cloudwatch : botocore client
+    registry : botocore client
+        SageMaker's, for the model packages that moto stores.
     """
 
     def __init__(self, name: str, machine: Machine):
@@ -89,3 +91,4 @@ class Region:
         self.files = Files(client("s3"))
         self.logs = Logs(client("logs"))
         self.cloudwatch = client("cloudwatch")
+        self.registry = client("sagemaker")

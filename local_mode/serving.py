@@ -39,7 +39,7 @@ class ModelServer:
     log : tuple of str
         Group and stream of its log.
     model : mapping
-        The model's description, with its program.
+        The model's description, with its program and the container that is served.
     environment : mapping of str to str, optional
         Additions to the model's own.
     """
@@ -54,7 +54,7 @@ class ModelServer:
         environment: Mapping[str, str] | None = None,
     ):
         self._machine, self._region = machine, region
-        self._definition = model.get("PrimaryContainer") or model["Containers"][0]
+        self._definition = model["Served"]
         self._environment = environment or {}
         self.image = self._definition.get("Image", "")
         self._port = machine.port()

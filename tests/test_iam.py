@@ -68,7 +68,8 @@ RESOURCES = {
     "s3": ("", r"BUCKET(/((newsgroups|credit|credit-api)/|credit-explainer-)?\*)?"),
     "sagemaker": (
         "REGION",
-        r"(training-job|model|endpoint-config|endpoint)/(\*|newsgroups(-\*)?)",
+        r"(training-job|model|endpoint-config|endpoint)/(\*|newsgroups(-\*)?)"
+        r"|(hyper-parameter-tuning-job|transform-job|model-package|model-package-group)/\*",
     ),
 }
 

@@ -11,6 +11,7 @@ import uuid
 import boto3
 import psutil
 import pytest
+import sagemaker
 from botocore.exceptions import ClientError
 
 from local_mode import Config, session_for
@@ -292,7 +293,7 @@ def test_an_unpacked_model_serves(endpoints, make_config, wait, runtime, client)
     [
         ({"Mode": "MultiModel"}, "Mode MultiModel is not supported"),
         ({"MultiModelConfig": {"ModelCacheSetting": "Enabled"}}, "MultiModelConfig is not"),
-        ({"ModelPackageName": "p"}, "ModelPackageName is not supported"),
+        ({"ModelPackageName": "p"}, "either PrimaryContainer.ModelPackageName or Image"),
     ],
 )
 def test_models_of_other_kinds_are_refused_by_name(client, container, sentence):
@@ -315,3 +316,34 @@ def test_variants_of_other_kinds_are_refused_by_name(client, make_model, change,
         )
     with pytest.raises(ClientError, match="Could not find endpoint configuration"):
         client.describe_endpoint_config(EndpointConfigName="c")
+
+
+def test_a_registered_package_is_deployed_once_it_is_approved(session, client, runtime):
+    client.create_model_package_group(ModelPackageGroupName="words")
+    uri = put("registered.tar.gz", word="registered", **{"code/inference.py": PROGRAM})
+    package = client.create_model_package(
+        ModelPackageGroupName="words",
+        ModelApprovalStatus="PendingManualApproval",
+        InferenceSpecification={
+            "Containers": [{"Image": "gam-model", "ModelDataUrl": uri}],
+            "SupportedContentTypes": ["text/csv"],
+            "SupportedResponseMIMETypes": ["text/csv"],
+        },
+    )["ModelPackageArn"]
+    with pytest.raises(ClientError, match="is PendingManualApproval; approve it first"):
+        client.create_model(ModelName="early", PrimaryContainer={"ModelPackageName": package})
+    with pytest.raises(ClientError, match=r"ModelPackageName: Model package .* not found"):
+        client.create_model(ModelName="none", PrimaryContainer={"ModelPackageName": "absent"})
+    # Which approves it, as the SDK does.
+    model = sagemaker.ModelPackage(
+        role="arn:aws:iam::123456789012:role/local",
+        model_package_arn=package,
+        sagemaker_session=session,
+    )
+    model.deploy(1, "ml.m5.large", endpoint_name="registered")
+    described = client.describe_model_package(ModelPackageName=package)
+    assert described["ModelApprovalStatus"] == "Approved"
+    assert ask(runtime, "registered") == ["registered", "?"]
+    (container,) = client.describe_model(ModelName=model.name)["Containers"]
+    assert container["ModelPackageName"] == package
+    client.delete_endpoint(EndpointName="registered")
