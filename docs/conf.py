@@ -24,6 +24,7 @@ PAGES = {
     "how-to/own-code": "docs/own-code.md",
     "how-to/own-program": "docs/your-own-program.md",
     "how-to/docker-and-aws": "docs/docker-and-aws.md",
+    "how-to/deploy": "docs/deploy.md",
     "how-to/credit": "examples/credit.md",
     "how-to/newsgroups": "examples/newsgroups/README.md",
     "how-to/kubernetes": "deploy/kubernetes/README.md",
