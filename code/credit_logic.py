@@ -53,7 +53,7 @@ class Forest(NamedTuple):
 
     @property
     def missing(self) -> bool:
-        """Whether, or of which features, a value may be missing."""
+        """Whether values may be missing, or the features whose values may."""
         return True
 
     def answer(self, X: np.ndarray) -> Answer:
@@ -78,14 +78,14 @@ class Boosted(NamedTuple):
 
 
 class Gam(NamedTuple):
-    """An additive model, of which the explanation is a part."""
+    """An additive model, whose terms are its explanation."""
 
     features: list[str]
     terms: Any  # a gam_model.AdditiveModel
 
     @property
     def missing(self) -> list[str]:
-        """Of which features a value may be missing: of those of which some were, in training."""
+        """Features whose values may be missing: those with missing values in training."""
         return self.terms.missing
 
     def answer(self, X: np.ndarray) -> Answer:
@@ -122,7 +122,7 @@ def _wrap(
             f"the explainer's features are {explainer.feature_names}, model.json's {features}: "
             "they are of different models"
         )
-    explainer.feature_names = None  # as `Table.matrix` puts the columns in order
+    explainer.feature_names = None  # `Table.matrix` has put the columns in order
     if kind == "forest":
         return Forest(features, medians, explainer)
     return Boosted(features, explainer)
@@ -184,12 +184,12 @@ def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
 
 
 def counters_fn(model: Forest | Boosted | Gam) -> dict[str, dict[str, Any]]:
-    """Name what /metrics tells beside the server's own figures."""
+    """Return the program's own counters in /metrics."""
     return name_counters(model.terms) if isinstance(model, Gam) else {}
 
 
 def signature_fn(model: Forest | Boosted | Gam) -> dict[str, dict[str, str]]:
-    """Say what KServe's metadata tell of the model: each column and its datatype."""
+    """Return the columns and their datatypes, for KServe's metadata."""
     return {
         "inputs": dict.fromkeys(model.features, "FP64"),
         "outputs": {"prediction": "FP64"},
@@ -208,7 +208,7 @@ def page_fn(model_dir: str) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the hyperparameters: the parameters of every model, and our own."""
+    """Declare the hyperparameters: those of every model, and the program's own."""
     parser.add_argument("--model", choices=("forest", "boosted", "gam"), default="forest")
     parser.add_argument("--target", default="SeriousDlqin2yrs", help="name or index of its column")
     parser.add_argument("--train-file", default="train.csv", help="of the channel train_data")

@@ -38,7 +38,7 @@ FORMAT_VERSION = 1
 LIBRARIES = ("explainers", "joblib", "numpy", "scikit-learn", "scipy")
 N_EXPLAINED = 50  # rows whose anchors are measured at the end of training
 
-# UCI's name -> ours; None is left out.
+# UCI's name -> our name; columns with None are dropped.
 COLUMNS = {
     "age": "Age",
     "workclass": "Workclass",
@@ -62,7 +62,7 @@ FEATURES = [name for name in COLUMNS.values() if name not in (None, TARGET)]
 NUMERIC = ["Age", "Capital Gain", "Capital Loss", "Hours per week"]
 UNKNOWN = "?"  # what UCI writes for a category that is missing
 
-# Feature -> group -> UCI's categories; those that are named nowhere stay as they are.
+# Feature -> group -> UCI's categories; categories that are not listed stay as they are.
 GROUPS = {
     "Education": {
         "Dropout": "Preschool 1st-4th 5th-6th 7th-8th 9th 10th 11th 12th",
@@ -108,7 +108,7 @@ GROUP_OF = {
 
 
 class Model(NamedTuple):
-    """What answers requests: a forest, unless it is elsewhere, and the explainer."""
+    """The forest, unless another server has it, and its explainer."""
 
     forest: Any
     explainer: AnchorExplainer
@@ -116,7 +116,7 @@ class Model(NamedTuple):
 
 
 def conform(table: Table) -> Table:
-    """Bring a table into our words: our names, without what is left out, categories grouped.
+    """Rename the columns, drop those that are not used, and group the categories.
 
     Parameters
     ----------
@@ -127,11 +127,11 @@ def conform(table: Table) -> Table:
     Returns
     -------
     Table
-        With the columns that there were and that are not left out.
+        With those of its columns that are kept.
     """
     ours = {_plain(name): name for name in (*FEATURES, TARGET)}
     ours |= {_plain(name): our for name, our in COLUMNS.items()}
-    if table.first is not None:  # by our own idea of what a name is
+    if table.first is not None:  # whether it is a header, by the known names
         cells = table.first.cells
         table = table.settle(2 * sum(_plain(cell) in ours for cell in cells) > len(cells))
     if table.names is None:
@@ -190,7 +190,7 @@ def input_fn(body: bytes | str, content_type: str) -> Table:
 
 
 def predict_fn(table: Table, model: Model) -> Answer:
-    """Predict every row; anchors are looked for only if the client accepts an explanation."""
+    """Predict every row; anchors are searched for only if the client accepts an explanation."""
     X = conform(table).matrix(FEATURES, model.levels)
     settings = read_parameters(table.parameters, len(X), model)
     predictions = settings.pop("predictions", None)
@@ -217,14 +217,14 @@ def predict_fn(table: Table, model: Model) -> Answer:
 
 
 def signature_fn(model: Model) -> dict[str, dict[str, str]]:
-    """Say what KServe's metadata tell of the model: each column and its datatype."""
+    """Return the columns and their datatypes, for KServe's metadata."""
     outputs = {"prediction": "BYTES"} | ({} if model.forest is None else {"probability": "FP64"})
     inputs = {name: "BYTES" if name in model.levels else "FP64" for name in FEATURES}
     return {"inputs": inputs, "outputs": outputs}
 
 
 def read_parameters(parameters: Mapping[str, object], n: int, model: Model) -> dict:
-    """Check what a request asks for beside its rows.
+    """Check a request's parameters.
 
     Returns
     -------
@@ -332,7 +332,7 @@ def read(job: Job, channel: str, file: str | None) -> tuple[Table, np.ndarray]:
 
 def _read_uci(path: Path) -> Table:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    rows = [line for line in lines if not line.startswith("|")]  # adult.test begins with a remark
+    rows = [line for line in lines if not line.startswith("|")]  # adult.test begins with a comment
     table = parse_csv("\n".join(rows), header=False)
     if table.values.shape[1] != len(COLUMNS):
         raise PayloadError(
@@ -373,8 +373,8 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
     predictions = forest.predict(X)
     if len(set(predictions[~out])) == 1:
         raise JobError(
-            f"the forest answers {predictions[0]} to every row that it has seen, which no rule "
-            "explains; lower min-samples-leaf, or raise max-depth"
+            f"the forest predicts {predictions[0]} for every training row, so no rule can "
+            "explain it; lower min-samples-leaf, or raise max-depth"
         )
     explainer = AnchorExplainer(
         FEATURES, {FEATURES.index(name): names for name, names in levels.items()}
@@ -440,7 +440,7 @@ def measure_anchors(
 def describe(
     forest: Any, levels: Mapping[str, list[str]], X: np.ndarray, metrics: dict[str, float]
 ) -> dict:
-    """Return what model.json says: enough to know the model without loading it."""
+    """Return the description for model.json: what the model is, without loading it."""
     return {
         "format_version": FORMAT_VERSION,
         "hyperparameters": forest.get_params(),

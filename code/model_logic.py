@@ -61,7 +61,7 @@ def input_fn(body: bytes | str, content_type: str) -> Table:
 
 
 def predict_fn(table: Table, model: AdditiveModel, context: Any = None) -> Answer:
-    """Predict every row; the explanation is worked out only if the client accepts one."""
+    """Predict every row; explanations are computed only if the client accepts them."""
     X = read(table, model)
     count_outside(X, model, context)
     try:
@@ -84,7 +84,7 @@ def predict_fn(table: Table, model: AdditiveModel, context: Any = None) -> Answe
 
 
 def counters_fn(model: AdditiveModel) -> dict[str, dict[str, Any]]:
-    """Name what /metrics tells beside the server's own figures."""
+    """Return the program's own counters in /metrics."""
     return name_counters(model)
 
 
@@ -111,7 +111,7 @@ def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
 
 
 def signature_fn(model: AdditiveModel) -> dict[str, dict[str, str]]:
-    """Say what KServe's metadata tell of the model: each column and its datatype."""
+    """Return the columns and their datatypes, for KServe's metadata."""
     texts = {name for name, levels in model.levels.items() if any(map(_is_text, levels))}
     texts |= model.units.keys()  # dates, in ISO 8601
     texts.update(model.unused)  # text with too many levels, of which nothing is read
@@ -227,7 +227,7 @@ def read_interactions(text: str) -> int | str | list | None:
 
 
 def read_words(job: Job) -> dict[str, Any]:
-    """Read what page.html is to say: the one JSON file of the channel page, if there is one."""
+    """Read the texts of page.html: the one JSON file of the channel page, if there is one."""
     if "page" not in job.channels:
         return {}
     files = sorted(job.channels["page"].rglob("*.json"))
@@ -394,7 +394,7 @@ def _train(job: Job, arguments: argparse.Namespace, checks: Checks) -> None:
 def describe_data(
     job: Job, arguments: argparse.Namespace, target: Target, scores: dict[str, Scores]
 ) -> dict[str, str]:
-    """Return what the report says that the model is about."""
+    """Return the description of the model for the report."""
     files = job.files("train", arguments.train_file)
     more = f" and {len(files) - 3} more" if len(files) > 3 else ""
     about = {
@@ -442,7 +442,7 @@ def measure(
 
 
 def describe(regressor: "GAMRegressor", metrics: dict[str, float]) -> dict:
-    """Return what model.json says: enough to know the model without loading it."""
+    """Return the description for model.json: what the model is, without loading it."""
     features = {name: {"name": name, "unused": True} for name in regressor.terms_.features}
     for term in regressor.terms_.terms:
         features[term.name] = {"name": term.name}

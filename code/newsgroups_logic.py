@@ -38,7 +38,7 @@ from program_toolkit.words import OLD, clean, is_unspaced
 
 FORMAT_VERSION = 2  # 1, which is still served, has another rule for what a word is
 LIBRARIES = ("numpy", "scikit-learn", "scipy")
-_SHARE = 0.05  # of the texts: fewer are not worth a word
+_SHARE = 0.05  # of the texts; smaller shares are not reported
 
 # In the order in which a wildcard chooses.
 OFFERED = (payload.JSON, TEXT, payload.CSV, payload.JSONLINES)
@@ -152,17 +152,17 @@ class Answer(NamedTuple):
     by_line: bool
 
     def warnings(self) -> dict[str, np.ndarray]:
-        """Word what the answer should be taken with care for, and the rows that it is about."""
+        """Return warnings about the answers, each with the rows that it is about."""
         unknown = np.array([terms.index.size == 0 for terms in self.terms])
         if not unknown.any():
             return {}
         return {
-            "no word is known from training, and so the answer is that to an empty text: "
+            "no word is known from training, so the answer is the one to an empty text: "
             f"{count_rows(unknown)}": unknown
         }
 
     def describe(self, row: int, explained: bool, top_k: int) -> dict:
-        """Return what JSON says of a document."""
+        """Return a document's entry in the JSON answer."""
         scores, labels = self.scores[row], self.model.labels
         probability = np.exp(scores - scores.max())
         probability /= probability.sum()
@@ -235,7 +235,7 @@ def output_fn(answer: Answer, accept: str) -> tuple[bytes, str]:
 
 
 def signature_fn(model: Model) -> dict[str, dict[str, str]]:
-    """Say what KServe's metadata tell of the model: each column and its datatype."""
+    """Return the columns and their datatypes, for KServe's metadata."""
     return {
         "inputs": {"text": "BYTES"},
         "outputs": {"prediction": "BYTES", "probability": "FP64"},
@@ -367,7 +367,7 @@ def freeze(pipeline) -> dict[str, np.ndarray]:
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """Refuse hyperparameters that no model can have."""
+    """Refuse hyperparameters that are out of range."""
     if not 0 < arguments.alpha < math.inf:
         raise JobError(f"alpha must be a positive number, got alpha={arguments.alpha}")
     if not 0 < arguments.C < math.inf:
@@ -435,7 +435,7 @@ def train(job: Job, arguments: argparse.Namespace) -> None:
 
 
 def check_corpora(model: Model, corpora: Mapping[str, Corpus]) -> list[str]:
-    """Find what the owner of a model should know of its documents.
+    """Look for problems with the documents that the model's owner should know about.
 
     Parameters
     ----------
