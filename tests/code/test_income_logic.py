@@ -182,7 +182,7 @@ def test_training_again_gives_the_same_answers(training_job, uci_job, model):
         (
             {"train/adult.data": "UCI"},
             {"min-samples-leaf": "9999"},
-            "to every row that it has seen",
+            "for every training row",
         ),
         ({"train/adult.data": "UCI"}, {"n-estimators": "0"}, "'n_estimators' parameter of Random"),
         (
