@@ -1,7 +1,10 @@
 """What a fitted estimator says of itself: contributions, curves, intervals, tables."""
 
+from numbers import Integral
+
 import numpy as np
 from scipy import stats
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from gam_model._columns import list_columns
@@ -12,6 +15,7 @@ from gam_model._optional import load
 from gam_model._terms import LevelTerm, SmoothTerm
 from gam_model.dates import from_days
 
+SCALES = ("link", "response")
 KINDS = ("confidence", "prediction")
 
 
@@ -231,6 +235,129 @@ class ExplanationMixin:
             ends = np.column_stack([np.fmin(wide, ends)[:, 0], np.fmax(wide, ends)[:, 1]])
         # But for rounding, the prediction is between them anyway.
         return np.column_stack([np.minimum(ends[:, 0], mu), np.maximum(ends[:, 1], mu)])
+
+    def predict_difference(self, a, b, coverage=0.95, kind="link", offset=None):
+        """
+        Compare the predictions of paired rows, with the interval of their difference.
+
+        What two rows have in common cancels, its uncertainty included, so the interval is most
+        often much narrower than the intervals of the two predictions suggest.
+
+        Parameters
+        ----------
+        a : array-like of shape (n_samples, n_features)
+            Features.
+        b : array-like of shape (n_samples, n_features) or (1, n_features)
+            Features of the rows to compare with; one row is compared with each of `a`.
+        coverage : float, default=0.95
+            Probability, as an average over rows.
+        kind : {"link", "response"}, default="link"
+            Of eta, or of the mean mu.
+        offset : float or array-like of shape (n_samples,), optional
+            As in `predict`, of either row. It cancels in a difference of eta.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, 3), float64
+            Difference, a less b, and its lower and upper end. With kind="link" on the scale of the
+            link: exp of a row is a ratio of means with the log link, and an odds ratio with logit.
+            With kind="response" in the units of y, or a difference of probabilities of
+            `classes_[1]`.
+
+        Raises
+        ------
+        ValueError
+            As `predict`, or if `a` and `b` are not as many rows, `coverage` is not a probability,
+            or `kind` is none of these.
+
+        Notes
+        -----
+        (d_a - d_b)' V (d_a - d_b) is the variance of the difference of eta, with d the functions
+        of a row and V the coefficients' covariance: no approximation given that they are normal.
+        The difference of mu has (m_a d_a - m_b d_b)' V (m_a d_a - m_b d_b) to first order, with
+        m = dmu/deta (delta method). V is that of the fit without the constraints of
+        `monotonic_cst` and `convex_cst`.
+
+        References
+        ----------
+        Wood (2017), "Generalized Additive Models", 2nd edition, sections 6.10 and 7.2.6.
+        """
+        if kind not in SCALES:
+            raise ValueError(f"kind must be one of {SCALES}, got kind={kind!r}")
+        z, a, b = normal_quantile(coverage), self._validate(a), self._validate(b)
+        if len(b) not in (1, len(a)):
+            raise ValueError(
+                f"a and b are compared row by row, but have {len(a)} and {len(b)} rows; give as "
+                "many, or one row as b"
+            )
+        b = np.broadcast_to(b, a.shape)
+        shift = self._read_offset(offset, len(a))
+        eta = np.array([self.terms_.eta(rows, shift) for rows in (a, b)])
+        of_a, of_b, variance = self._posterior.covary(a, b)
+        if kind == "link":
+            # Without the offset, which would only add rounding error.
+            difference = self.terms_.eta(a) - self.terms_.eta(b)
+        else:
+            link = LINKS[self.terms_.link]
+            mu = link.inverse(eta)
+            difference = mu[0] - mu[1]
+            with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+                slope = 1 / link.derivative(mu)
+                # m_a^2 V_a + m_b^2 V_b - 2 m_a m_b C, with 2 C = V_a + V_b - variance
+                steeper = slope[0] - slope[1]
+                variance = steeper * (slope[0] * of_a - slope[1] * of_b) + (
+                    slope[0] * slope[1] * variance
+                )
+        half = z * np.sqrt(np.maximum(variance, 0.0))
+        ends = np.column_stack([difference, difference - half, difference + half])
+        if kind == "response" and find_family(self._family)[0].two_outcomes:
+            ends = np.clip(ends, -1.0, 1.0)
+        return ends
+
+    def sample_posterior(self, X, n_draws=100, random_state=None, offset=None):
+        """
+        Draw predictions that the data leave possible.
+
+        Each draw takes coefficients from their distribution given the data, N(beta, V), and
+        evaluates eta at all rows with them: quantiles over draws of anything worked out from a
+        draw (a maximum, a sum over rows, a ratio) are its interval.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features.
+        n_draws : int, default=100
+            Number of draws.
+        random_state : int, numpy.random.RandomState or None, default=None
+            Random numbers; with the same int, other rows get the same draws of the curves.
+        offset : float or array-like of shape (n_samples,), optional
+            As in `predict`.
+
+        Returns
+        -------
+        ndarray of shape (n_draws, n_samples), float64
+            eta, on the scale of the link.
+
+        Raises
+        ------
+        ValueError
+            As `predict`, or if `n_draws` is not a positive integer.
+
+        Notes
+        -----
+        Smoothing parameters and the scale are taken as known. Curves of `monotonic_cst` and
+        `convex_cst` are drawn from the distribution without the constraints, centred at the
+        constrained estimate: the draws vary as much as the bands say, but may break the shape.
+
+        References
+        ----------
+        Wood (2017), "Generalized Additive Models", 2nd edition, section 7.2.7.
+        """
+        if isinstance(n_draws, bool) or not isinstance(n_draws, Integral) or n_draws < 1:
+            raise ValueError(f"n_draws must be a positive integer, got n_draws={n_draws!r}")
+        X = self._validate(X)
+        eta = self.terms_.eta(X, self._read_offset(offset, len(X)))
+        return eta + self._posterior.draw(X, int(n_draws), check_random_state(random_state))
 
     def summary_frame(self):
         """

@@ -67,20 +67,75 @@ class Posterior:
         ndarray of shape (n_samples,)
             On the scale of the link, squared.
         """
-        variance, terms, last = np.empty(len(X)), self.basis.terms, self.basis.last
+        variance = np.empty(len(X))
         for start in range(0, len(X), _CHUNK):
             rows = slice(start, start + _CHUNK)
-            design = np.ones((len(X[rows]), self.basis.n_dense))
-            for k, term in enumerate(terms):
-                if k != last:
-                    design[:, self.basis.blocks[k]] = self._design(k, X[rows, term.feature])
-            alone = 0.0
-            if last is not None:
-                shift, alone = self._at_levels(X[rows, terms[last].feature])
-                design -= shift
+            design, codes = self._rows(X[rows])
             spread = np.einsum("ij,ij->i", design @ self.covariance.dense, design)
-            variance[rows] = spread + alone
+            variance[rows] = spread + self._overlap(codes, codes)
         return np.maximum(variance, 0.0)
+
+    def covary(self, A, B):
+        """
+        Return the covariances of eta at paired rows: the variances, and those of the difference.
+
+        Parameters
+        ----------
+        A, B : ndarray of shape (n_samples, n_features)
+            Numbers, as the frozen model reads them.
+
+        Returns
+        -------
+        ndarray of shape (3, n_samples)
+            var(eta_a), var(eta_b) and var(eta_a - eta_b), on the scale of the link, squared. The
+            last is worked out from the difference of the rows, so it is 0 where they are equal.
+        """
+        found = np.empty((3, len(A)))
+        for start in range(0, len(A), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            (a, i), (b, j) = self._rows(A[rows]), self._rows(B[rows])
+            own = self._overlap(i, i), self._overlap(j, j)
+            apart = np.where(i == j, 0.0, own[0] + own[1] - 2 * self._overlap(i, j))
+            for k, (design, alone) in enumerate(zip((a, b, a - b), (*own, apart), strict=True)):
+                spread = np.einsum("ij,ij->i", design @ self.covariance.dense, design)
+                found[k, rows] = spread + alone
+        return np.maximum(found, 0.0)
+
+    def draw(self, X, n_draws, random):
+        """
+        Draw how far eta is from its estimate.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features)
+            Numbers, as the frozen model reads them.
+        n_draws : int
+            Number of draws.
+        random : numpy.random.RandomState
+            Draws coefficients of the whole model, so the draws do not depend on `X`.
+
+        Returns
+        -------
+        ndarray of shape (n_draws, n_samples)
+            On the scale of the link, of mean 0; each row is one draw of the coefficients.
+        """
+        values, axes = np.linalg.eigh(self.covariance.dense)
+        root = axes * np.sqrt(np.maximum(values, 0.0))
+        dense = random.standard_normal((n_draws, len(root))) @ root.T
+        if (
+            self.basis.last is not None
+        ):  # the levels, then their mean, which stands for unseen ones
+            own = random.standard_normal((n_draws, len(self.covariance.own)))
+            own *= np.sqrt(self.covariance.own)
+            own = np.column_stack([own, own @ self.means[self.basis.n_dense :]])
+        drawn = np.empty((n_draws, len(X)))
+        for start in range(0, len(X), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            design, codes = self._rows(X[rows])
+            drawn[:, rows] = dense @ design.T
+            if self.basis.last is not None:
+                drawn[:, rows] += own[:, codes]
+        return drawn
 
     def term_variance(self, k, x, atoms=True):
         """
@@ -152,6 +207,28 @@ class Posterior:
             mean, alone = self._mean_level()
             design = design - mean
         return float(design @ self.covariance.dense @ design + alone)
+
+    def _rows(self, X):
+        """Return the dense part of each row, less the shift of its level, and its level or -1."""
+        terms, last = self.basis.terms, self.basis.last
+        design = np.ones((len(X), self.basis.n_dense))
+        for k, term in enumerate(terms):
+            if k != last:
+                design[:, self.basis.blocks[k]] = self._design(k, X[:, term.feature])
+        if last is None:
+            return design, np.full(len(X), -1)
+        x = X[:, terms[last].feature]
+        return design - self._at_levels(x)[0], self._codes(x)
+
+    def _overlap(self, i, j):
+        """Return the covariance that levels i and j have of their own; -1 is the mean of all."""
+        if self.basis.last is None:
+            return np.zeros(len(i))
+        own, (_, off) = self.covariance.own, self._mean_level()
+        with_mean = own * self.means[self.basis.n_dense :]
+        seen = np.where(i == j, own[i], 0.0)
+        mixed = np.where(i < 0, np.where(j < 0, off, with_mean[j]), with_mean[i])
+        return np.where((i >= 0) & (j >= 0), seen, mixed)
 
     def _design(self, k, x):
         term = self.basis.terms[k]
