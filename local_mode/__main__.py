@@ -1,7 +1,8 @@
 """SageMaker's API on this machine, for any client.
 
 Prints what a shell exports to use it, and stays until Ctrl-C, which stops its jobs and endpoints.
-`python -m local_mode page ENDPOINT` serves a page in front of an endpoint instead.
+`python -m local_mode train FILE --target COLUMN` trains on a file instead, and
+`python -m local_mode page ENDPOINT` serves a page in front of an endpoint.
 """
 
 import argparse
@@ -23,6 +24,10 @@ def main() -> None:
         from local_mode import page
 
         sys.exit(page.main(sys.argv[2:]))
+    if sys.argv[1:2] == ["train"]:
+        from local_mode import train
+
+        sys.exit(train.main(sys.argv[2:]))
     parser = argparse.ArgumentParser(
         prog="python -m local_mode",
         description=__doc__,

@@ -3,8 +3,10 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import IO
+
+from botocore.exceptions import ClientError
 
 _LIMIT = 256 * 1024 - 26  # bytes of an event, as CloudWatch Logs has it
 _BATCH = 1000  # events of one call
@@ -118,3 +120,45 @@ class LogStream:
                 return
             with contextlib.suppress(Exception):  # the server is closing
                 self._client.put_log_events(**self._names, logEvents=batch)
+
+
+class LogReader:
+    """The streams of a job's log, each read as far as it has come.
+
+    Parameters
+    ----------
+    client : botocore client
+    group : str
+    prefix : str
+        Of the streams' names.
+    """
+
+    def __init__(self, client, group: str, prefix: str):
+        self._client = client
+        self._group, self._prefix = group, prefix
+        self._tokens: dict[str, str | None] = {}
+
+    def read(self) -> Iterator[str]:
+        """Yield the lines that have come since the last call."""
+        with contextlib.suppress(ClientError):  # no stream yet
+            streams = self._client.describe_log_streams(
+                logGroupName=self._group, logStreamNamePrefix=self._prefix
+            )
+            for stream in streams["logStreams"]:
+                self._tokens.setdefault(stream["logStreamName"], None)
+        for stream in self._tokens:
+            yield from self._read(stream)
+
+    def _read(self, stream: str) -> Iterator[str]:
+        while True:
+            token = self._tokens[stream]
+            page = self._client.get_log_events(
+                logGroupName=self._group,
+                logStreamName=stream,
+                startFromHead=True,
+                **({"nextToken": token} if token else {}),
+            )
+            yield from (event["message"] for event in page["events"])
+            self._tokens[stream] = page["nextForwardToken"]
+            if not page["events"]:
+                return

@@ -12,13 +12,13 @@ from typing import Any
 import boto3
 import sagemaker
 from botocore.config import Config as ClientConfig
-from botocore.exceptions import ClientError
 from sagemaker.exceptions import UnexpectedStatusException
 from sagemaker.local import LocalSession
 
 from local_mode import loopback
 from local_mode.config import Config
 from local_mode.docker import DockerClient, free_port
+from local_mode.logs import LogReader
 from local_mode.server import PROGRAM_HEADER, REGION
 
 LOCAL_BUCKET = "sagemaker-local"
@@ -129,13 +129,15 @@ class ProcessSession(_LoopbackSession):
 
     def _show_log(self, kind, job_name, wait, poll, timeout=None) -> dict[str, Any]:
         describe = getattr(self.sagemaker_client, f"describe_{kind.lower()}_job")
-        log = _Log(self.boto_session, f"/aws/sagemaker/{kind}Jobs", f"{job_name}/")
+        logs = self.boto_session.client("logs")
+        log = LogReader(logs, f"/aws/sagemaker/{kind}Jobs", f"{job_name}/")
         deadline = time.monotonic() + timeout if timeout else None
         try:
             while True:
                 # Before the log is read, so that nothing is missed.
                 description = describe(**{f"{kind}JobName": job_name})
-                log.show()
+                for line in log.read():
+                    print(line, flush=True)
                 running = description[f"{kind}JobStatus"] in _RUNNING
                 if not (wait and running) or (deadline and time.monotonic() > deadline):
                     return description
@@ -163,41 +165,6 @@ class ProcessSession(_LoopbackSession):
     def wait_for_endpoint(self, endpoint, poll=_POLL, live_logging=False):
         """Wait until an endpoint is in service."""
         return sagemaker.Session.wait_for_endpoint(self, endpoint, poll, live_logging)
-
-
-class _Log:
-    """The streams of a job's log, each printed as far as it has come."""
-
-    def __init__(self, boto_session: boto3.Session, group: str, prefix: str):
-        self._client = boto_session.client("logs")
-        self._group, self._prefix = group, prefix
-        self._tokens: dict[str, str | None] = {}
-
-    def show(self) -> None:
-        """Print the lines that have come since the last call."""
-        with contextlib.suppress(ClientError):  # no stream yet
-            streams = self._client.describe_log_streams(
-                logGroupName=self._group, logStreamNamePrefix=self._prefix
-            )
-            for stream in streams["logStreams"]:
-                self._tokens.setdefault(stream["logStreamName"], None)
-        for stream in self._tokens:
-            self._show(stream)
-
-    def _show(self, stream: str) -> None:
-        while True:
-            token = self._tokens[stream]
-            page = self._client.get_log_events(
-                logGroupName=self._group,
-                logStreamName=stream,
-                startFromHead=True,
-                **({"nextToken": token} if token else {}),
-            )
-            for event in page["events"]:
-                print(event["message"], flush=True)
-            self._tokens[stream] = page["nextForwardToken"]
-            if not page["events"]:
-                return
 
 
 def _as_s3(channel: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,8 @@ MAY_KNOW = {
     "program_toolkit": set(),
     "model_server": set(),
     "code": {"gam_model", "explainers", "program_toolkit"},
-    "local_mode": {"gam_model"},  # for the page in front of an endpoint
+    # For the page in front of an endpoint, and for a row of a file to send to one.
+    "local_mode": {"gam_model", "program_toolkit"},
 }
 PROGRAMS = {path.stem for path in (ROOT / "code").glob("*.py")}
 CLOUD = {"boto3", "botocore", "sagemaker", "sagemaker_training", "s3fs"}
