@@ -324,7 +324,8 @@ def _make_request(chosen: argparse.Namespace) -> str:
     table, _ = split_target(table, target, text=True)
     rows = [[None if cell != cell else cell for cell in row] for row in table.values.tolist()]
     row = next((row for row in rows if None not in row), rows[0])
-    return json.dumps({"instances": [dict(zip(table.names, row, strict=True))]})
+    instance = row if table.names is None else dict(zip(table.names, row, strict=True))
+    return json.dumps({"instances": [instance]})
 
 
 def _find_accept(url: str, body: str) -> str:

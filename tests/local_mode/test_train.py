@@ -29,8 +29,11 @@ def start(folder, *arguments):
     )
 
 
-def test_the_curl_line_works_and_ctrl_c_leaves_nothing(data):
-    process = start(data, "peaks.csv", "--target", "y", "--serve")
+@pytest.mark.parametrize("with_header", [True, False])
+def test_the_curl_line_works_and_ctrl_c_leaves_nothing(data, with_header):
+    if not with_header:
+        (data / "peaks.csv").write_text((data / "peaks.csv").read_text().partition("\n")[2])
+    process = start(data, "peaks.csv", "--target", "y" if with_header else "0", "--serve")
     lines = []
     for line in process.stdout:
         lines.append(line)
