@@ -114,9 +114,14 @@ class Ledger:
 
     def pending(self) -> Record | None:
         """Return the record of the request that the worker is or, if it died, was handling."""
-        count = self._words[self._COUNT]
-        record = self._read(count - 1) if count > self._words[self._NOTED] else None
-        return record if record and not record.sent else None
+        while True:
+            claims = self._words[self._CLAIMS]  # before the count, which a claim raises last
+            count = self._words[self._COUNT]
+            if count <= self._words[self._NOTED]:
+                return None
+            record = self._read(count - 1)
+            if self._words[self._CLAIMS] == claims:  # otherwise it may be half written
+                return None if record.sent else record
 
     def _read(self, index: int) -> Record:
         while True:
