@@ -180,6 +180,18 @@ def unpack(archive: BinaryIO, folder: Path, uri: str) -> None:
     """Unpack a tar.gz, in which nothing may lead out of the folder."""
     try:
         with tarfile.open(fileobj=archive, mode="r|gz") as tar:
-            tar.extractall(folder, filter="data")
+            if hasattr(tarfile, "data_filter"):
+                tar.extractall(folder, filter="data")
+                return
+            for member in tar:  # Python before 3.10.12 and 3.11.4
+                _check_member(member, folder.resolve())
+                tar.extract(member, folder)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise FileError(f"{uri} cannot be unpacked: {error}") from None
+
+
+def _check_member(member: tarfile.TarInfo, folder: Path) -> None:
+    if not (member.isreg() or member.isdir()):
+        raise tarfile.TarError(f"{member.name!r} is neither a file nor a folder")
+    if not (folder / member.name).resolve().is_relative_to(folder):
+        raise tarfile.TarError(f"{member.name!r} would be outside of the folder")
