@@ -375,3 +375,14 @@ def test_a_feature_with_a_shape_is_in_no_pair(shape):
     gam = GAMRegressor(interactions="auto", **shape).fit(X, y)
     assert all(1 not in pair for pair in gam.interactions_)
     assert GAMRegressor(interactions="auto").fit(X, y).interactions_ == [(0, 1)]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 3])
+def test_outliers_name_no_pair(seed):
+    """Pairs are told from the family's own scores, which for scaled t are bounded."""
+    rng = np.random.default_rng(seed)
+    X = rng.uniform(size=(2000, 5))
+    y = 2 * X[:, 0] + np.sin(6 * X[:, 1]) + 3 * (X[:, 2] - 0.5) * (X[:, 3] - 0.5)
+    y += 0.15 * rng.standard_cauchy(2000)
+    gam = GAMRegressor(family="scaled_t", interactions=1).fit(X, y)
+    assert gam.interactions_ == [(2, 3)]

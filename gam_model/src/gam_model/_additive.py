@@ -18,7 +18,8 @@ from sklearn.utils.validation import (
 from threadpoolctl import ThreadpoolController
 
 from gam_model._basis import Basis
-from gam_model._binned import BinnedRows, choose_bins
+from gam_model._binned import BinnedRows
+from gam_model._cells import choose_bins
 from gam_model._design import build_basis
 from gam_model._explanation import ExplanationMixin
 from gam_model._families import check_mean

@@ -9,7 +9,7 @@ from scipy import stats
 from gam_model._basis import Basis
 from gam_model._inference import check_fit
 from gam_model._interactions import PairBasis
-from gam_model._normal import Arrowhead, solve
+from gam_model._normal import Arrowhead, expand, solve
 from gam_model._smoothing import estimate_scale
 from gam_model._solver import Fit, Reference
 from gam_model._splines import find_quantiles
@@ -42,9 +42,10 @@ def find_pairs(interactions, margins, totals, blocks, model, family, link, scale
     and from it the statistic by which a score test compares a model with the functions of the pair
     to one without them, but with those of either feature alone:
 
-        T = u' V^-1 u - u_0' V_0^-1 u_0,  u = sum_i w_i (y_i - mu_i) / (g' V) d_i,
+        T = u' V^-1 u - u_0' V_0^-1 u_0,  u = sum_i w_i r_i d_i,
 
-    where d_i are the products of the functions of both features and of 1, V their information,
+    where w_i and r_i are the working weights and residuals of P-IRLS, d_i the products of the
+    functions of both features and of 1, V their information,
     and u_0 and V_0 the same of the functions of one feature.
 
     Parameters
@@ -84,15 +85,14 @@ def find_pairs(interactions, margins, totals, blocks, model, family, link, scale
     bins = {j: _Bins(margin, sample.X[:, j], weight) for j, margin in margins.items()}
     scores, information = (dict.fromkeys(pairs, 0.0) for _ in range(2))
     for block in blocks:
-        mu = np.clip(link.inverse(model.eta(block.X) + block.offset), *family.bounds)
-        slope, weight = link.derivative(mu), totals.unit * block.weight
-        weight = weight / (family.variance(mu) * slope)
-        score, weight = weight * (block.y - mu), weight / slope
+        eta = model.eta(block.X, block.offset)
+        working, residual, _ = expand(family, link, eta, block.y, totals.unit * block.weight)
+        score = working * residual
         places = {j: own.find(block.X[:, j]) for j, own in bins.items()}
         for j, k in pairs:
             shape = bins[j].size, bins[k].size
             cell = places[j] * shape[1] + places[k]
-            for sums, column in ((scores, score), (information, weight)):
+            for sums, column in ((scores, score), (information, working)):
                 found = np.bincount(cell, column, shape[0] * shape[1]).reshape(shape)
                 sums[j, k] = sums[j, k] + found
     found = [
