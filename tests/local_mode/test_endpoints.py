@@ -14,8 +14,6 @@ import pytest
 import sagemaker
 from botocore.exceptions import ClientError
 
-from local_mode import Config, session_for
-
 # Answers with the model's word and what it was asked.
 PROGRAM = """
 import json, os, time
@@ -30,22 +28,6 @@ def predict_fn(data, model):
     return [model, data]
 def output_fn(prediction, accept): return json.dumps(prediction), "application/json"
 """
-
-
-@pytest.fixture(scope="module")
-def session():
-    with session_for(Config()) as session:
-        yield session
-
-
-@pytest.fixture(scope="module")
-def client(session):
-    return boto3.client("sagemaker")
-
-
-@pytest.fixture(scope="module")
-def runtime(session):
-    return boto3.client("sagemaker-runtime")
 
 
 def put(key: str, **files: str) -> str:

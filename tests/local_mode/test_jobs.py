@@ -15,26 +15,8 @@ from botocore.exceptions import ClientError
 from sagemaker.analytics import TrainingJobAnalytics
 from sagemaker.estimator import Estimator
 
-from local_mode import Config, session_for
-
 ROLE = "arn:aws:iam::123456789012:role/local"
 GROUP = "/aws/sagemaker/TrainingJobs"
-
-
-@pytest.fixture(scope="module")
-def session():
-    with session_for(Config()) as session:
-        yield session
-
-
-@pytest.fixture
-def client(session):
-    return boto3.client("sagemaker")
-
-
-@pytest.fixture
-def s3(session):
-    return boto3.client("s3")
 
 
 @pytest.fixture

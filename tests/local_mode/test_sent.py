@@ -39,12 +39,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture(scope="module")
-def session():
-    with session_for(Config()) as session:
-        yield session
-
-
 @pytest.fixture
 def source(tmp_path):
     """Write a source directory; return its path."""

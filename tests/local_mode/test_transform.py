@@ -15,7 +15,6 @@ from botocore.exceptions import ClientError
 from sagemaker.estimator import Estimator
 from sagemaker.model import Model
 
-from local_mode import Config, session_for
 from local_mode.jsonpath import Path
 from local_mode.records import payloads
 
@@ -56,22 +55,6 @@ def transform_fn(model, body, content_type, accept):
 def execution_parameters_fn():
     return json.loads(os.environ.get("PARAMETERS", "{}"))
 """
-
-
-@pytest.fixture(scope="module")
-def session():
-    with session_for(Config()) as session:
-        yield session
-
-
-@pytest.fixture(scope="module")
-def client(session):
-    return boto3.client("sagemaker")
-
-
-@pytest.fixture(scope="module")
-def s3(session):
-    return boto3.client("s3")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from sagemaker.estimator import Estimator
 from sagemaker.serializers import CSVSerializer
 from sagemaker.tuner import CategoricalParameter, HyperparameterTuner
 
-from local_mode import Config, session_for
 from local_mode.search import make_search
 from local_mode.wire import ApiError
 
@@ -34,17 +33,6 @@ time.sleep(float(os.environ.get("DELAY", "0")))
 print(f"loss={(x - 1) ** 2}", flush=True)
 assert x > float(os.environ.get("FAIL_BELOW", "-9")), "asked to fail"
 """
-
-
-@pytest.fixture(scope="module")
-def session():
-    with session_for(Config()) as session:
-        yield session
-
-
-@pytest.fixture
-def client(session):
-    return boto3.client("sagemaker")
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,7 @@ from sklearn.utils.validation import (
 from threadpoolctl import ThreadpoolController
 
 from gam_model._basis import Basis
-from gam_model._binned import BinnedRows
-from gam_model._cells import choose_bins
+from gam_model._binned import make_rows
 from gam_model._design import build_basis
 from gam_model._explanation import ExplanationMixin
 from gam_model._families import check_mean
@@ -42,7 +41,6 @@ from gam_model._terms import LevelTerm
 CRITERIA = ("reml", "gcv")
 SOLVERS = ("stream", "statsmodels")
 WARPS = ATOMS = ("auto", None)
-_MANY = 30_000  # rows from which columns are binned
 _FEW = 10_000  # rows used to find starting values for P-IRLS in larger data
 # With alpha="auto", each column gets fewer splines if the total exceeds both of these limits (per
 # row, and absolute): the data cannot identify more, and time grows with the cube of the total.
@@ -362,10 +360,7 @@ class AdditiveEstimator(ExplanationMixin, BaseEstimator):
         centre = totals.mean if linear else 0.0  # avoids cancellation in sums of squares
         unit = totals.unit
         n_kept = totals.n_lines if limit is None else np.inf
-        many = totals.n_lines >= _MANY and choose_bins(basis, totals.n_rows)
-        many = many and not len(basis.constraints())  # whose distances the bins don't tell exactly
-        kind = BinnedRows if many else Rows
-        rows = kind(basis, blocks, totals.n_rows, totals.weight, unit, centre, n_kept)
+        rows = make_rows(basis, blocks, totals, centre, n_kept)
         constant = np.zeros(len(basis.curvature))
         constant[0] = mean - centre
         start = Start(constant, totals.null_deviance)

@@ -13,33 +13,76 @@ it ends is not.
 
 import numpy as np
 
-from gam_model._cells import add_powers, choose_bins, evaluate, put_in_bins
+from gam_model._cells import add_powers, are_alike, choose_bins, evaluate, put_in_bins
 from gam_model._normal import Arrowhead, Normal, expand
 from gam_model._rows import Block, Rows
 
+MANY = 30_000  # rows from which columns are put in bins
+_PER_COEF = 30
 _PIECE = 2**17  # rows at a time for joint histograms
 _SLICE = 2**14  # and for what is worked out row by row, which fits in a core's cache
 _CACHED = 2**24  # cells of X whose bins and places in them are kept between passes
 
 
+def make_rows(basis, blocks, totals, centre, n_lines):
+    """
+    Return rows for the solver: in bins if there are many, and bins tell their columns apart.
+
+    Parameters
+    ----------
+    basis : Basis
+        The functions.
+    blocks : iterable of Block
+        The rows.
+    totals : Totals
+        Their totals.
+    centre : float
+        Subtracted from y, to avoid cancellation.
+    n_lines : float
+        Number of rows, where they lie in memory; else infinity.
+
+    Returns
+    -------
+    Rows or BinnedRows
+    """
+    how = basis, blocks, totals.n_rows, totals.weight, totals.unit, centre, n_lines
+    # With many coefficients, the smoothing takes most of the time. Under constraints, bins don't
+    # tell how far a solution is to be moved.
+    few = totals.n_lines < max(MANY, _PER_COEF * len(basis.curvature))
+    if few or len(basis.constraints()):
+        return Rows(*how)
+    n_bins = choose_bins(basis, totals.n_lines)
+    if not n_bins:
+        return Rows(*how)
+    columns = [
+        put_in_bins(term, None if k == basis.last else basis.rotation[own, own], n_bins)
+        for k, (term, own) in enumerate(zip(basis.terms, basis.blocks, strict=True))
+    ]
+    if are_alike(columns, totals.sample.X):
+        return Rows(*how)
+    return BinnedRows(columns, *how)
+
+
 class BinnedRows(Rows):
     """
-    Many rows, for repeated passes; its parameters are those of `Rows`.
+    Many rows, for repeated passes.
 
-    The basis must be one for which `choose_bins` finds bins.
+    Parameters
+    ----------
+    columns : list of BinnedCurve or BinnedLevels
+        The columns of the basis's terms, in bins.
+    basis, blocks, n_rows, weight, unit, centre, n_lines
+        As in `Rows`.
     """
 
     exact = False
 
-    def __init__(self, basis, blocks, n_rows, weight, unit=1.0, centre=0.0, n_lines=np.inf):
+    def __init__(
+        self, columns, basis, blocks, n_rows, weight, unit=1.0, centre=0.0, n_lines=np.inf
+    ):
         super().__init__(basis, blocks, n_rows, weight, unit, centre, n_lines)
         self._kept = n_lines * len(basis.terms) <= _CACHED
-        n_bins = choose_bins(basis, n_rows)
-        self._columns = [
-            put_in_bins(term, None if k == basis.last else basis.rotation[own, own], n_bins)
-            for k, (term, own) in enumerate(zip(basis.terms, basis.blocks, strict=True))
-        ]
-        self._n_lines, self._gram = n_lines, None
+        self._columns, self._n_lines, self._gram = columns, n_lines, None
         self._look()
 
     def spread_out(self):
@@ -60,7 +103,7 @@ class BinnedRows(Rows):
 
     def _look(self):
         """Sum up the prior weights."""
-        sums = [np.zeros(column.shape) for column in self._columns]
+        sums = [np.zeros((column.n_moments, column.n_bins)) for column in self._columns]
         self._equal = True
         for places, _, weight, _ in self:
             self._equal = self._equal and bool((weight == 1).all())

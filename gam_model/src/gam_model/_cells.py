@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 from scipy.interpolate import BSpline
+from scipy.sparse import csr_array
 
 from gam_model._functions import LevelBasis, SplineBasis
 
@@ -16,6 +17,9 @@ _BINS = 240  # of a curve, about
 _ROWS = 1.8  # in a pair of bins, were rows spread evenly: fewer rows, fewer bins
 _LEAST = 4  # bins in each interval between knots
 _CELLS = 2**23  # of all joint histograms: 64 MB
+_LOOKED_AT = 10_000  # rows from which it is told whether columns can be told apart
+_ALIKE = 0.1  # share of a column's variance within its bins that another one explains there
+_COLLINEAR = 1e-4  # smallest eigenvalue of the columns' correlations
 _FEW = 32  # knots up to which a linear scan beats binary search
 
 
@@ -93,6 +97,11 @@ class BinnedCurve:
         """Shape of the sums of powers: their number, and that of the bins."""
         return self._functions.shape[:2]
 
+    @property
+    def n_moments(self):
+        """Number of powers that `settle` takes, up to the squares at least."""
+        return max(3, len(self._functions)) if self.term.left_out else 1
+
     def place(self, x):
         """
         Find the bins.
@@ -138,6 +147,10 @@ class BinnedCurve:
             beside[is_missing] = 0.0
         return bins, beside
 
+    def measure(self, bins, beside):
+        """Return the values on the term's own scale, 0 for missing cells."""
+        return self._centres.take(bins) + beside
+
     def tabulate(self, coef):
         """Return the curve's polynomial in each bin, a list with an ndarray for each power."""
         return list(self._rotated @ coef)
@@ -152,19 +165,19 @@ class BinnedCurve:
 
         Parameters
         ----------
-        sums : ndarray of shape (order, n_bins)
+        sums : ndarray of shape (n_moments, n_bins)
             Sums over all rows, by prior weight, of the powers of their distance from the centre.
         """
         moments = sums / np.where(sums[0] > 0, sums[0], 1.0)
-        moments[0] = 1.0
-        self.totals = np.einsum("pb,pbk->k", sums, self._functions)
-        self._means = np.einsum("pb,pbk->bk", moments, self._rotated)
-        self._spread = 0.0
-        for p, first in enumerate(self._rotated[1:], 1):
-            for q, second in enumerate(self._rotated[1:], 1):
-                if p + q < len(moments):  # the rest is of a higher order in the bin's width
-                    shared = moments[p + q] - moments[p] * moments[q]
-                    self._spread += np.einsum("b,bk,bl->bkl", shared, first, second)
+        moments[0], order = 1.0, len(self._rotated)
+        self.totals = np.einsum("pb,pbk->k", sums[:order], self._functions)
+        self._means = np.einsum("pb,pbk->bk", moments[:order], self._rotated)
+        # Of what is left of two functions within a bin, only the slopes' part: so the whole is a
+        # sum of squares, and never indefinite.
+        self._spread = None
+        if len(self._rotated) > 1:
+            shared, slopes = moments[2] - moments[1] ** 2, self._rotated[1]
+            self._spread = np.einsum("b,bk,bl->bkl", shared, slopes, slopes)
 
     def cross(self, joint):
         """Sum another column's joint histogram with this one, (m, n_bins), over the functions."""
@@ -173,11 +186,13 @@ class BinnedCurve:
     def gram(self, weight):
         """Return B'WB of the functions alone, from the sums of the weights in each bin."""
         gram = self._means.T @ (weight[:, None] * self._means)
-        return gram + np.tensordot(weight, self._spread, 1) if np.ndim(self._spread) else gram
+        return gram if self._spread is None else gram + np.tensordot(weight, self._spread, 1)
 
 
 class BinnedLevels:
     """A categorical column: each level is a bin. Methods are those of `BinnedCurve`."""
+
+    n_moments = 1
 
     def __init__(self, term):
         self.term, self.n_bins, self.shape = term, term.size, (1, term.size)
@@ -243,6 +258,56 @@ def choose_bins(basis, n_rows):
     sizes = np.array([_count_bins(term, n_bins) for term in basis.terms], dtype=float)
     n_cells = (sizes.sum() ** 2 - sizes @ sizes) / 2
     return n_bins if n_cells <= 1.5 * _CELLS else 0
+
+
+def are_alike(columns, X):
+    """
+    Tell whether bins leave out what matters: columns that say nearly the same.
+
+    Within a bin of one, such a column moves with another, or is known from it. A fit would then
+    count a direction as told by the rows of which they tell nothing.
+
+    Parameters
+    ----------
+    columns : list of BinnedCurve or BinnedLevels
+        The columns.
+    X : ndarray of shape (n_samples, n_features)
+        Some of the rows.
+
+    Returns
+    -------
+    bool
+    """
+    X = X[:: 1 + (len(X) - 1) // _LOOKED_AT]
+    places = [column.place(np.ascontiguousarray(X[:, column.term.feature])) for column in columns]
+    curves = [k for k, (_, beside) in enumerate(places) if beside is not None]
+    if len(columns) < 2 or not curves:
+        return False
+    numbers = np.column_stack([columns[k].measure(*places[k]) for k in curves])
+    within = np.column_stack([places[k][1] for k in curves])
+    groups = []
+    for (bins, _), column in zip(places, columns, strict=True):
+        ones = (np.ones(len(X)), bins, np.arange(len(X) + 1))
+        groups.append(csr_array(ones, shape=(len(X), column.n_bins)).T)
+    for k, at in enumerate(curves):  # less their means in each bin
+        size = np.maximum(groups[at].sum(axis=1), 1)
+        within[:, k] -= ((groups[at] @ within[:, k]) / size).take(places[at][0])
+    total = np.maximum((within**2).sum(axis=0), np.finfo(float).tiny)
+    for k, (_, beside) in enumerate(places):
+        own = np.ones(len(X)) if beside is None else within[:, curves.index(k)]
+        size = groups[k] @ own**2
+        slopes = groups[k] @ (own[:, None] * within)
+        there = size > 0
+        explained = (slopes[there] ** 2 / size[there, None]).sum(axis=0) / total
+        chance = there.sum() / len(X)
+        explained = (explained - chance) / max(1 - chance, 0.1)
+        if beside is not None:
+            explained[curves.index(k)] = 0.0
+        if explained.max() > _ALIKE:
+            return True
+    spread = numbers.std(axis=0)
+    numbers = (numbers - numbers.mean(axis=0))[:, spread > 0] / spread[spread > 0]
+    return bool(np.linalg.eigvalsh(numbers.T @ numbers / len(X))[0] < _COLLINEAR)
 
 
 def add_powers(sums, place, rows, values):

@@ -530,7 +530,7 @@ def find_family(name, link=None):
     Raises
     ------
     ValueError
-        If there is no such family, it has no such link, or its parameter is out of bounds.
+        If there is no such family, the family has no such link, or the parameter is out of bounds.
 
     Examples
     --------

@@ -95,7 +95,7 @@ class SplineBasis:
         if self.left_out:
             own = slice(self.n_splines - 1)
             curvature, axes = np.linalg.eigh(penalize_curvature(self.knots, self.degree)[1:, 1:])
-            curvature[0] = 0.0  # the straight line's, but for rounding
+            curvature[0] = 0.0  # of the straight line, 0 up to rounding
             rotation[own, own] = axes
             if curvature.any():
                 diagonals.append(np.append(curvature, np.zeros(kept - len(curvature))))

@@ -107,7 +107,7 @@ def make_margins(basis, used, totals, blocks):
             continue
         curvature = penalize_curvature(place.knots, place.degree)
         penalty, axes = np.linalg.eigh(weights.T @ curvature @ weights)
-        penalty[0] = 0.0  # the straight line's, but for rounding
+        penalty[0] = 0.0  # of the straight line, 0 up to rounding
         margins[j] = Margin(place, weights @ axes, penalty)
     return {j: margin for j, margin in margins.items() if len(margin.penalty)}
 
@@ -257,7 +257,7 @@ def read_pairs(interactions, names):
     Raises
     ------
     ValueError
-        If it is something else, or a pair is no pair of two columns of X.
+        If it is none of these, or a pair does not name two different columns of X.
     """
     if interactions is None:
         return []

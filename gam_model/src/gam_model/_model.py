@@ -151,7 +151,7 @@ class AdditiveModel:
         Raises
         ------
         ValueError
-            As `eta`, and if there is no finite mu for a row, as beyond the pole of the inverse
+            As for `eta`; also if the mu of a row is not finite, as beyond the pole of the inverse
             link, or where the log link overflows.
         """
         eta, link = self.eta(X, offset), LINKS[self.link]

@@ -260,7 +260,8 @@ def _summarize(estimator):
     named = ", ".join(term.name for term in ranked[:3])
     most = f" What matters most, on average: {named}." if named else ""
     number_of_pairs = len(estimator.terms_.pairs)
-    pairs = f" and what {number_of_pairs} pairs of them do together" if number_of_pairs else ""
+    pairs = f" and the joint effects of {number_of_pairs} pairs" if number_of_pairs > 1 else ""
+    pairs = " and the joint effect of one pair" if number_of_pairs == 1 else pairs
     return (
         f"The model learnt from {number(float(statistics.n_rows))} rows, and explains "
         f"{100 * statistics.explained:.0f} % of what varies among them (deviance). Each answer is "

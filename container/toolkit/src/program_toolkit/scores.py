@@ -108,7 +108,7 @@ class Scores:
             rows, predicted and observed.
         """
         if self._bins is None:
-            raise ValueError("there is no calibration of a model that gives no probabilities")
+            raise ValueError("calibration needs a model that predicts probabilities")
         rows, ones, expected = self._bins
         group = np.minimum(np.cumsum(rows) - rows / 2, self.n - 0.5) * bins // self.n
         sums = [np.bincount(group.astype(int), one, bins) for one in (rows, ones, expected)]
