@@ -476,3 +476,16 @@ class TestManyColumnsAndLevels:
         assert_allclose(gam.edf_, 1, atol=1e-6)
         line = LinearRegression().fit(flags, y)
         assert_allclose(gam.predict(flags), line.predict(flags), atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["poisson", "gamma"])
+def test_a_row_far_beyond_those_that_a_fit_starts_from(family):
+    """Of many rows the fit starts from some; on another one their model may overflow."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=50_000)
+    mu = np.exp(0.5 * x)
+    y = rng.poisson(mu) if family == "poisson" else rng.gamma(2, mu / 2)
+    x[7] = 3000
+    gam = GAMRegressor(family=family, linear=[0]).fit(x[:, None], y)
+    assert gam.statistics_.explained > 0
+    assert np.isfinite(gam.predict(x[:100, None])).all()

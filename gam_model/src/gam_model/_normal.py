@@ -133,6 +133,12 @@ class Normal(NamedTuple):
     means: np.ndarray
     n_rows: float
 
+    @property
+    def is_finite(self):
+        """Whether no sum has overflowed."""
+        sums = self.deviance, self.square, self.gram.dense.sum(), self.moment.sum()
+        return bool(np.isfinite(sums).all())
+
 
 def expand(family, link, eta, y, weight):
     """

@@ -388,14 +388,17 @@ def iterate(rows, family, link, smoothing, start, hold=0.0, tol=1e-10, max_iter=
     units of standard deviations.
     """
     constant = None
+    if start.guess is not None:
+        coef, weights = start.guess.solution.coef, start.guess.weights * start.factor
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            normal = accumulate(rows, family, link, coef)
+        reference = start.guess.reference.scale(start.factor)
+        if not normal.is_finite:
+            start = start._replace(guess=None)  # of rows that it has not seen, some are far off
     if start.guess is None:
         coef, weights = start.constant, None
         normal = constant = accumulate(rows, family, link, coef)
         reference = Reference.read(normal, rows.basis)
-    else:
-        coef, weights = start.guess.solution.coef, start.guess.weights * start.factor
-        normal = accumulate(rows, family, link, coef)
-        reference = start.guess.reference.scale(start.factor)
     basis = rows.basis.hold_lines(reference.variances) if hold else rows.basis
     bounds = smoothing.bound(reference, basis, hold)
     follow, previous = (0.0 if smoothing.given and not hold else 1.0), np.inf
@@ -436,7 +439,7 @@ def iterate(rows, family, link, smoothing, start, hold=0.0, tol=1e-10, max_iter=
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 found = accumulate(rows, family, link, trial)
                 after = found.deviance + penalty @ trial**2
-            if np.isfinite(after) and after <= before + 1e-10 * abs(before):
+            if found.is_finite and after <= before + 1e-10 * abs(before):
                 break
             if follow and old is not None:  # the penalties moved too far: go halfway back
                 weights = np.sqrt(weights * old)
@@ -524,7 +527,7 @@ def constrain(fit, rows, family, link, tol=1e-9, max_iter=100):
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 found = accumulate(rows, family, link, trial)
                 after = found.deviance + penalty @ trial**2
-            if np.isfinite(after) and after <= before:
+            if found.is_finite and after <= before:
                 coef, normal = trial, found
                 break
         else:
