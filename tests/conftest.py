@@ -391,3 +391,50 @@ def find_violations():
         return found
 
     return find
+
+
+# ---- Docker ------------------------------------------------------------------------------------
+
+
+def need(there: object, what: str) -> None:
+    """Skip the test for want of something, or fail it where nothing may be wanting."""
+    if there:
+        return
+    if os.environ.get("REQUIRE_DOCKER") == "1":
+        pytest.fail(f"{what}, and REQUIRE_DOCKER=1")
+    pytest.skip(what)
+
+
+def run_docker(*arguments: str, check: bool = True, **options) -> subprocess.CompletedProcess:
+    """Run a docker command; its stdout and stderr come back as one text."""
+    result = subprocess.run(
+        ["docker", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        **{"text": True, "timeout": 600, **options},
+    )
+    assert not check or result.returncode == 0, result.stdout
+    return result
+
+
+@pytest.fixture(scope="session", name="need")
+def _need():
+    return need
+
+
+@pytest.fixture(scope="session")
+def docker():
+    """Run docker commands, where there is an engine."""
+    need(shutil.which("docker"), "Docker is not installed")
+    need(run_docker("version", check=False).returncode == 0, "no Docker engine answers")
+    return run_docker
+
+
+@pytest.fixture(scope="session")
+def python_image(docker):
+    """Return Python's image, on which the others are built."""
+    name = os.environ.get("PYTHON_IMAGE", "python:3.12-slim")
+    there = (("image", "inspect", name), ("pull", "--quiet", name))
+    found = any(docker(*how, check=False).returncode == 0 for how in there)
+    need(found, f"{name} is neither here nor can it be pulled")
+    return name

@@ -19,41 +19,6 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PYTHON_IMAGE = os.environ.get("PYTHON_IMAGE", "python:3.12-slim")
-
-
-def need(there: object, what: str) -> None:
-    """Skip the test for want of something, or fail it where nothing may be wanting."""
-    if there:
-        return
-    if os.environ.get("REQUIRE_DOCKER") == "1":
-        pytest.fail(f"{what}, and REQUIRE_DOCKER=1")
-    pytest.skip(what)
-
-
-def run_docker(*arguments: str, check: bool = True, **options) -> subprocess.CompletedProcess:
-    """Run a docker command; its stdout and stderr come back as one text."""
-    result = subprocess.run(
-        ["docker", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        **{"text": True, "timeout": 600, **options},
-    )
-    assert not check or result.returncode == 0, result.stdout
-    return result
-
-
-@pytest.fixture(scope="session", name="need")
-def _need():
-    return need
-
-
-@pytest.fixture(scope="session")
-def docker():
-    """Run docker commands, where there is an engine."""
-    need(shutil.which("docker"), "Docker is not installed")
-    need(run_docker("version", check=False).returncode == 0, "no Docker engine answers")
-    return run_docker
 
 
 @pytest.fixture(scope="session")
@@ -92,8 +57,8 @@ def build(docker) -> Callable[..., Build]:
 
 
 @pytest.fixture(scope="session")
-def base_build(build) -> Build:
-    argument = f"PYTHON_IMAGE={PYTHON_IMAGE}"
+def base_build(build, python_image) -> Build:
+    argument = f"PYTHON_IMAGE={python_image}"
     return build("gam-model-test-base", "--build-arg", argument, str(ROOT / "container" / "base"))
 
 

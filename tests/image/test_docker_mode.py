@@ -77,8 +77,7 @@ make demo
 """
 
 
-def test_demo_in_a_fresh_clone(docker, containers, checkout, tmp_path):
-    python_image = os.environ.get("PYTHON_IMAGE", "python:3.12-slim")
+def test_demo_in_a_fresh_clone(docker, containers, checkout, python_image, tmp_path):
     container = containers("--workdir=/project", python_image, "sleep", "infinity")
     docker("cp", f"{checkout}/.", f"{container}:/project")
     result = docker("exec", container, "sh", "-c", MAKE_DEMO, check=False)
