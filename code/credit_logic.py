@@ -99,9 +99,12 @@ class Gam(NamedTuple):
         base = self.terms.intercept
 
         def explain() -> Explanation:
+            explanation = _explain(self.features, base, values, "link")
+            if not self.terms.pairs:
+                return explanation
             effects = self.terms.interaction_contributions(X)
             pairs = dict(zip(self.terms.pair_names, effects.T, strict=True))
-            return replace(_explain(self.features, base, values, "link"), interactions=pairs)
+            return replace(explanation, interactions=pairs)
 
         return Answer(prediction, explain)
 

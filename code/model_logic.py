@@ -76,7 +76,10 @@ def predict_fn(table: Table, model: AdditiveModel, context: Any = None) -> Answe
     def explain() -> Explanation:
         values = dict(zip(model.features, model.contributions(X).T, strict=True))
         scale = "response" if model.link == "identity" else "link"
-        pairs = dict(zip(model.pair_names, model.interaction_contributions(X).T, strict=True))
+        pairs = {}
+        if model.pairs:
+            effects = model.interaction_contributions(X)
+            pairs = dict(zip(model.pair_names, effects.T, strict=True))
         return Explanation(model.intercept, values, scale, pairs)
 
     warn = functools.partial(warn_of_rows, table, X, model)
