@@ -125,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_error(self, status: int, message: str) -> None:
         self.close_connection = True  # a body may not have been read
-        self._send(status, *_word("ClientError", message), _JSON)
+        self._send(status, _word("ClientError", message), _JSON)
 
     def _send(
         self, status: int, body: bytes, content_type: str, headers: Mapping[str, str] | None = None
@@ -141,8 +141,8 @@ class _Handler(BaseHTTPRequestHandler):
         pass  # not a line for each change of a slider
 
 
-def _word(kind: str, message: str) -> tuple[bytes]:
-    return (json.dumps({"error": {"type": kind, "message": message}}).encode(),)
+def _word(kind: str, message: str) -> bytes:
+    return json.dumps({"error": {"type": kind, "message": message}}).encode()
 
 
 # ---------------------------------------------------------------- endpoints
@@ -235,9 +235,9 @@ def _invoke_endpoint(runtime: Any, name: str, body: bytes, accept: str) -> Answe
         if "OriginalStatusCode" in error.response:
             status = error.response["OriginalStatusCode"] or 502
             return Answer(status, str(error.response.get("OriginalMessage", "")).encode())
-        return Answer(502, *_word("EndpointError", str(error)))
+        return Answer(502, _word("EndpointError", str(error)))
     except BotoCoreError as error:
-        return Answer(502, *_word("EndpointError", str(error)))
+        return Answer(502, _word("EndpointError", str(error)))
     content = answer["Body"]  # in mode docker of urllib3, which raises nothing for a status
     return Answer(getattr(content, "status", 200), content.read())
 
@@ -252,7 +252,7 @@ def _invoke_address(address: str, body: bytes, accept: str) -> Answer:
         with error:
             return Answer(error.code, error.read())
     except OSError as error:
-        return Answer(502, *_word("EndpointError", f"{address} does not answer: {error}"))
+        return Answer(502, _word("EndpointError", f"{address} does not answer: {error}"))
 
 
 # ---------------------------------------------------------------- the command
