@@ -325,7 +325,7 @@ class TestPictures:
     def test_report_draws_and_lists_them(self, data, gam, tmp_path):
         write_report(tmp_path / "report.html", gam, X=data[0], y=data[2])
         text = (tmp_path / "report.html").read_text()
-        assert "what 4 pairs of them do together" in text
+        assert "and the joint effects of 4 pairs." in text
         assert "effects of pairs of features" in text
         assert "a &amp; b" in text
 

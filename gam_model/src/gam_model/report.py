@@ -259,9 +259,11 @@ def _summarize(estimator):
     ranked = sorted(terms, key=lambda term: -estimator.feature_importances_[term.feature])
     named = ", ".join(term.name for term in ranked[:3])
     most = f" What matters most, on average: {named}." if named else ""
-    number_of_pairs = len(estimator.terms_.pairs)
-    pairs = f" and the joint effects of {number_of_pairs} pairs" if number_of_pairs > 1 else ""
-    pairs = " and the joint effect of one pair" if number_of_pairs == 1 else pairs
+    n_pairs = len(estimator.terms_.pairs)
+    joint = (
+        "the joint effect of one pair" if n_pairs == 1 else f"the joint effects of {n_pairs} pairs"
+    )
+    pairs = f" and {joint}" if n_pairs else ""
     return (
         f"The model learnt from {number(float(statistics.n_rows))} rows, and explains "
         f"{100 * statistics.explained:.0f} % of what varies among them (deviance). Each answer is "
